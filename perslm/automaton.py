@@ -7,7 +7,8 @@ lexicographically. Out of a state lead
 * arcs, sorted by label: the word, −ln p(word | context), and the state of the longest kept context
   that ends the new history;
 * a final weight, −ln p(</s> | context), infinite if ``</s>`` was never seen there;
-* one backoff arc to the state of the context without its oldest word, with −ln α; the root has none.
+* one backoff arc to the state of the context without its oldest word, with −ln α
+  (the root has none).
 
 A word without an arc is looked up at the backoff state, and −ln α is added. All weights are natural
 logarithms. Three names, ``thanks`` ``for`` ``you``, and the two sentences "thanks for" and "thanks
@@ -31,7 +32,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from perslm.counts import Counts, Int64Array, Specials, UInt32Array, pair_keys
+from perslm.counts import AnyIntegers, Counts, Int64Array, Specials, UInt32Array, pair_keys
 from perslm.errors import AutomatonError
 from perslm.katz import Float64Array, Katz
 
@@ -90,7 +91,7 @@ class Automaton:
     def _keys(self) -> npt.NDArray[np.uint64]:
         return pair_keys(self.arc_state, self.label)
 
-    def find(self, states: npt.NDArray[np.integer], labels: npt.NDArray[np.integer]) -> Int64Array:
+    def find(self, states: AnyIntegers, labels: AnyIntegers) -> Int64Array:
         """Return the index of the arc that leaves each state with each label, or −1; int64[n]."""
         if not self.arcs:
             return np.full(len(states), -1, np.int64)
@@ -98,7 +99,7 @@ class Automaton:
         at = np.minimum(np.searchsorted(self._keys, wanted), self.arcs - 1)
         return np.where(self._keys[at] == wanted, at, -1)
 
-    def walk(self, states: npt.NDArray[np.integer], labels: npt.NDArray[np.integer]) -> Path:
+    def walk(self, states: AnyIntegers, labels: AnyIntegers) -> Path:
         """Look each label up at its state, then down the backoff arcs; arrays of n.
 
         ``weight`` is infinite and ``arc`` −1 where not even the root has the label. ``</s>`` has no
@@ -119,7 +120,7 @@ class Automaton:
             here[pending] = self.backoff_state[here[pending]]
         return Path(weight, arc)
 
-    def closing(self, states: npt.NDArray[np.integer]) -> Float64Array:
+    def closing(self, states: AnyIntegers) -> Float64Array:
         """Return −ln p(</s> | state) with backoff, float64[n]; infinite if never seen."""
         here = states.astype(np.int64)
         weight = np.zeros(len(here))
@@ -150,9 +151,13 @@ class Automaton:
             raise AutomatonError("an array by state has the wrong length")
         if len(self.weight) != arcs or len(self.next_state) != arcs:
             raise AutomatonError("an array by arc has the wrong length")
-        if self.arc_begin[0] != 0 or self.arc_begin[-1] != arcs or (np.diff(self.arc_begin) < 0).any():
+        if (
+            self.arc_begin[0] != 0
+            or self.arc_begin[-1] != arcs
+            or (np.diff(self.arc_begin) < 0).any()
+        ):
             raise AutomatonError("the arc offsets do not cover the arcs in order")
-        if arcs and (self.next_state >= states).any() or (self.backoff_state >= states).any():
+        if (arcs and (self.next_state >= states).any()) or (self.backoff_state >= states).any():
             raise AutomatonError("an arc leads to a state that does not exist")
         if not 0 <= self.start < states:
             raise AutomatonError("the start state does not exist")
@@ -162,12 +167,16 @@ class Automaton:
     def _validate_topology(self) -> None:
         leaves, below = self.arc_state, self.backoff_state
         ascending = np.diff(self.label.astype(np.int64)) > 0
-        self._require(ascending | (np.diff(leaves.astype(np.int64)) > 0), leaves[1:], "labels do not ascend")
+        self._require(
+            ascending | (np.diff(leaves.astype(np.int64)) > 0), leaves[1:], "labels do not ascend"
+        )
         special = (self.label == self.specials.bos) | (self.label == self.specials.eos)
         self._require(~special, leaves, "an arc is labelled <s> or </s>")
-        self._require(self.label < self.specials.labels, leaves, "a label is not in the vocabulary")
+        self._require(self.label < self.specials.size, leaves, "a label is not in the vocabulary")
         everyone = np.arange(self.states)
-        one_lower = self.state_order[below].astype(np.int64) == self.state_order.astype(np.int64) - 1
+        one_lower = (
+            self.state_order[below].astype(np.int64) == self.state_order.astype(np.int64) - 1
+        )
         one_lower[ROOT] = self.state_order[ROOT] == 0 and below[ROOT] == ROOT
         self._require(one_lower, everyone, "the backoff state is not one order lower")
         self._require(self.state_order < self.order, everyone, "a context is longer than order - 1")
@@ -175,7 +184,9 @@ class Automaton:
         at_backoff = self.find(below[leaves[inner]], self.label[inner])
         self._require(at_backoff >= 0, leaves[inner], "an arc is missing at the backoff state")
         closes = np.isfinite(self.final_weight)
-        self._require(~closes | closes[below], everyone, "a final weight is missing at the backoff state")
+        self._require(
+            ~closes | closes[below], everyone, "a final weight is missing at the backoff state"
+        )
         self._validate_next_states()
 
     def _validate_next_states(self) -> None:
@@ -191,9 +202,7 @@ class Automaton:
         from_root = leaves == ROOT
         lower_target = np.where(from_root, ROOT, target[np.maximum(via, 0)])
         longer = order[target] == order[leaves] + 1
-        ok = np.where(
-            longer, self.backoff_state[target] == lower_target, (target == lower_target)
-        )
+        ok = np.where(longer, self.backoff_state[target] == lower_target, (target == lower_target))
         self._require(ok, leaves, "an arc does not lead to the longest kept context")
         entered = np.zeros(self.states, np.int64)
         np.add.at(entered, target[longer], 1)
@@ -217,9 +226,7 @@ class Automaton:
         good = np.abs(total - 1) <= tolerance
         self._require(good, np.arange(self.states), "the distribution does not sum to 1")
 
-    def _require(
-        self, ok: npt.NDArray[np.bool_], states: npt.NDArray[np.integer], problem: str
-    ) -> None:
+    def _require(self, ok: npt.NDArray[np.bool_], states: AnyIntegers, problem: str) -> None:
         if not ok.all():
             raise AutomatonError(problem, int(states[np.argmin(ok)]))
 

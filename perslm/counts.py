@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 UInt32Array: TypeAlias = npt.NDArray[np.uint32]
 Int64Array: TypeAlias = npt.NDArray[np.int64]
+AnyIntegers: TypeAlias = npt.NDArray[np.integer[Any]]
 
 MAX_ORDER = 5
 """The highest order a model may have."""
@@ -77,11 +78,6 @@ class Specials:
     def __post_init__(self) -> None:
         if self.bos == self.eos or min(self.size, self.bos, self.eos) < 0:
             raise ArgumentError("<s> and </s> need two different ids of their own, none negative")
-
-    @property
-    def labels(self) -> int:
-        """Return one more than the largest id that can occur in an n-gram."""
-        return max(self.size, self.bos + 1, self.eos + 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -140,8 +136,9 @@ class Counts:
         """Drop every o-gram seen fewer than ``minimum[o-1]`` times; what stays, stays closed.
 
         ``minimum`` has one entry per order and must not decrease, which is what closure needs; the
-        first is 1, for the words themselves carry the distribution that all else backs off to. The mass cut per context and the count-of-counts from before are kept, so that Katz gives
-        each remaining n-gram the very probability it had. Raises ArgumentError on other shapes.
+        first is 1, for the words themselves carry the distribution that all else backs off to. The
+        mass cut per context and the count-of-counts from before are kept, so that Katz gives each
+        remaining n-gram the very probability it had. Raises ArgumentError on other shapes.
         """
         shape_ok = len(minimum) == self.order and minimum[0] <= 1
         if not shape_ok or any(b < a for a, b in pairwise(minimum)):
@@ -227,8 +224,8 @@ def empty(order: int, specials: Specials) -> Counts:
 
 
 def pair_keys(
-    high: npt.NDArray[np.unsignedinteger | np.signedinteger],
-    low: npt.NDArray[np.unsignedinteger | np.signedinteger],
+    high: AnyIntegers,
+    low: AnyIntegers,
 ) -> npt.NDArray[np.uint64]:
     """Return ``high << 32 | low`` as uint64, which sorts as the pair does."""
     return (high.astype(np.uint64) << np.uint64(32)) | low.astype(np.uint64)
@@ -315,9 +312,9 @@ def _combine(parts: Sequence[Counts], signs: Sequence[int]) -> Counts:
         np.add.at(total, inverse, np.concatenate(signed))
         if (total < 0).any():
             raise ArgumentError("cannot subtract counts that were never added")
-        suffixes = np.concatenate(
-            [m[lv.suffix] for m, lv in zip(maps, level_parts, strict=True)]
-        )[first]
+        suffixes = np.concatenate([m[lv.suffix] for m, lv in zip(maps, level_parts, strict=True)])[
+            first
+        ]
         context, word = split_keys(distinct)
         keep = (total > 0) | ((word == bos) & (k == 1))
         if (kept[context[keep]] < 0).any() or (kept[suffixes[keep]] < 0).any():

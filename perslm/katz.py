@@ -47,12 +47,13 @@ LOG_ZERO = -99.0
 class Katz:
     """The parameters of a Katz model, aligned with the levels of the counts it came from.
 
-    ``logprob[k-1]`` is ln p(last word | the words before) of each k-gram, float64; the context-only
-    ``<s>`` has −inf. ``log_backoff[k]`` is ln α of each k-gram as a context, k = 0 … order−1, float64;
-    entries of n-grams that end in ``</s>`` are 0 and mean nothing, as is that of the empty context.
-    ``discount`` is float64[order, BINS + 1]: entry [o-1, r-1] is d_r of order o, the last for all
-    counts above BINS (order 1 is undiscounted: ones). ``fell_back`` lists the orders at which the
-    discount of a count that occurs was unusable and TRUSTED took its place.
+    ``logprob[k-1]`` is ln p(last word | the words before) of each k-gram, float64; the
+    context-only ``<s>`` has −inf. ``log_backoff[k]`` is ln α of each k-gram as a context,
+    k = 0 … order−1, float64; entries of n-grams that end in ``</s>`` are 0 and mean nothing, as
+    is that of the empty context. ``discount`` is float64[order, BINS + 1]: entry [o-1, r-1] is d_r
+    of order o, the last for all counts above BINS (order 1 is undiscounted: ones). ``fell_back``
+    lists the orders at which the discount of a count that occurs was unusable and TRUSTED took its
+    place.
     """
 
     logprob: tuple[Float64Array, ...]
@@ -112,7 +113,7 @@ def estimate(counts: Counts) -> Katz:
         if order > 1:
             contexts = len(totals)
             lower = probability[-1][level.suffix]
-            kept = np.bincount(level.context, p, contexts)
+            kept = np.bincount(level.context, p, contexts).astype(np.float64)
             seen = np.bincount(level.context, minlength=contexts)
             complete = seen == counts.ngrams[0]
             _give_freed_mass(p, level.word == eos, level.context, kept, complete)

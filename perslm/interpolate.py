@@ -1,0 +1,51 @@
+"""Mixing a user's model into the global LM: p = λ · p_personal + (1 − λ) · p_global.
+
+This file has the arithmetic on log-probabilities and the choice of λ. The rule that it must not
+break: a row whose λ is 0 comes back with the very bits it had.
+
+Where λ comes from: for now one constant for every state of a user with any mail
+(:data:`DEFAULT_WEIGHT`, or the ``weight`` given when a model is loaded).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from perslm.errors import ArgumentError
+
+Float32Array = npt.NDArray[np.float32]
+
+DEFAULT_WEIGHT = 0.3
+"""λ of a model that was loaded without saying otherwise."""
+
+
+def check_weight(weight: float) -> float:
+    """Return ``weight`` if it can be an interpolation weight; raises ArgumentError if not."""
+    if not 0 <= weight <= 1:
+        raise ArgumentError(f"an interpolation weight lies between 0 and 1, not {weight}")
+    return weight
+
+
+def mix_columns(
+    global_logprobs: Float32Array,
+    weights: Float32Array,
+    columns: npt.NDArray[np.integer],
+    personal_logprobs: Float32Array,
+) -> Float32Array:
+    """Return ln(λ·p_personal + (1−λ)·p_global) as float32[n, width], natural log.
+
+    ``global_logprobs`` is float32[n, width], ``weights`` (λ) float32[n]. The personal model knows
+    only the words ``columns`` (int[m], distinct): ``personal_logprobs`` is float32[n, m], and every
+    other word has personal probability 0. A row with λ = 0 is copied bit for bit. Cost: one shift
+    of all columns by ln(1−λ), then the m known ones.
+    """
+    silent = weights <= 0
+    with np.errstate(divide="ignore"):
+        log_weight = np.log(weights)[:, None]
+        log_rest = np.log1p(-weights)[:, None]
+    mixed = global_logprobs + log_rest
+    known = mixed[:, columns]
+    mixed[:, columns] = np.logaddexp(known, log_weight + personal_logprobs)
+    mixed[silent] = global_logprobs[silent]
+    return mixed

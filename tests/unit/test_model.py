@@ -1,0 +1,204 @@
+"""The model that a beam search holds, against the oracle; and that it never harms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perslm.blob import Metadata, encode
+from perslm.counts import Specials, count
+from perslm.errors import ArgumentError, BlobError
+from perslm.model import NullModel, PersonalModel
+from tests.oracle import OracleKatz, ngram_counts
+from tests.support import Seq, sequence_lists
+
+SIZE = 8
+BOS, EOS = 0, 1
+SPECIALS = Specials(SIZE, BOS, EOS)
+METADATA = Metadata("ab" * 16)
+MAIL = [
+    Seq([2, 3, 4], True, True),
+    Seq([2, 3, 5], True, True),
+    Seq([2, 3, 4], True, True),
+    Seq([6, 3], True, True),
+]
+
+
+def make(sequences: list[Seq], order: int, weight: float = 0.3) -> PersonalModel:
+    blob = encode(count(sequences, order, SPECIALS), METADATA)
+    return PersonalModel.from_blob(blob, generation=7, weight=weight)
+
+
+def oracle_of(sequences: list[Seq], order: int) -> OracleKatz:
+    spelled = [(list(s.ids), s.opens, s.closes) for s in sequences]
+    return OracleKatz(ngram_counts(spelled, order), order)
+
+
+def spelled(history: list[int]) -> tuple[object, ...]:
+    """A history for the oracle: restarted at the last special, which stands for <s>."""
+    for at in range(len(history) - 1, -1, -1):
+        if history[at] in (BOS, EOS):
+            return ("<s>", *history[at + 1 :])
+    return tuple(history)
+
+
+histories = st.lists(st.lists(st.integers(0, SIZE + 2), max_size=9), min_size=1, max_size=4)
+
+
+@given(sequences=sequence_lists(), histories=histories)
+@pytest.mark.parametrize("order", range(1, 6))
+def test_scores_equal_the_oracle(
+    order: int, sequences: list[Seq], histories: list[list[int]]
+) -> None:
+    model, oracle = make(sequences, order), oracle_of(sequences, order)
+    candidates = [list(range(SIZE + 2))] * len(histories)
+    states = model.states(histories)
+    logp, nxt = model.score(states, candidates)
+    assert logp.dtype == np.float32
+    assert nxt.dtype == states.dtype == np.uint32
+    for i, history in enumerate(histories):
+        for w in range(SIZE + 2):
+            word = "</s>" if w == EOS else "never" if w == BOS else w
+            assert logp[i, w] == pytest.approx(oracle.p(spelled(history), word), abs=1e-5)
+        longer = model.states([[*history, w] for w in range(SIZE + 2)])
+        assert np.array_equal(nxt[i], longer)
+    dense = model.distribution(states)
+    assert np.array_equal(dense, logp[:, :SIZE])
+    if sequences and model.automaton.total[0]:
+        assert np.exp(dense.astype(float)).sum(axis=1) == pytest.approx(1, abs=1e-5)
+
+
+@given(sequences=sequence_lists(), history=st.lists(st.integers(2, 6), max_size=5))
+def test_continuations_are_the_top_of_the_distribution(
+    sequences: list[Seq], history: list[int]
+) -> None:
+    model = make(sequences, 3)
+    states = model.states([history])
+    ids, logp = model.continuations(states, k=4)
+    dense = model.distribution(states)[0]
+    expected = sorted((-p, i) for i, p in enumerate(dense.tolist()) if np.isfinite(p))[:4]
+    assert [(-p, i) for p, i in zip(logp[0].tolist(), ids[0].tolist(), strict=True)] == expected
+
+
+def global_rows(n: int, width: int = SIZE) -> np.ndarray:
+    logits = np.random.default_rng(3).normal(size=(n, width))
+    return (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))).astype(np.float32)
+
+
+def test_mix_is_the_mixture_and_sums_to_one() -> None:
+    model = make(MAIL, 3, weight=0.4)
+    states = model.states([[BOS, 2], [6], [7, 7]])
+    rows = global_rows(3)
+    expected = np.log(0.4 * np.exp(model.distribution(states)) + 0.6 * np.exp(rows))
+    mixed = model.mix(states, rows)
+    assert mixed.dtype == np.float32
+    assert mixed == pytest.approx(expected, abs=1e-6)
+    assert np.exp(mixed).sum(axis=1) == pytest.approx(1, abs=1e-6)
+
+
+def test_mix_leaves_the_given_array_alone() -> None:
+    model = make(MAIL, 3)
+    rows = global_rows(2)
+    before = rows.copy()
+    model.mix(model.states([[2], [3]]), rows)
+    assert np.array_equal(rows, before)
+
+
+def test_padding_columns_keep_their_share() -> None:
+    model = make(MAIL, 2, weight=0.25)
+    rows = global_rows(1, SIZE + 3)
+    mixed = model.mix(model.states([[2]]), rows)
+    assert mixed[0, SIZE:] == pytest.approx(rows[0, SIZE:] + np.log(0.75), abs=1e-6)
+
+
+def test_weight_zero_returns_the_very_array() -> None:
+    model = make(MAIL, 3, weight=0.0)
+    rows = global_rows(2)
+    assert model.mix(model.states([[2], [3]]), rows) is rows
+
+
+def test_weight_one_is_the_personal_model() -> None:
+    model = make(MAIL, 3, weight=1.0)
+    states = model.states([[2, 3]])
+    assert model.mix(states, global_rows(1)) == pytest.approx(model.distribution(states), abs=1e-6)
+
+
+def test_rows_of_weight_zero_are_copied_bit_for_bit() -> None:
+    from perslm.interpolate import mix_columns
+
+    rows = global_rows(2)
+    rows[1, 0] = -np.inf
+    mixed = mix_columns(
+        rows, np.array([0.5, 0], np.float32), np.array([2]), np.zeros((2, 1), np.float32)
+    )
+    assert mixed[1].tobytes() == rows[1].tobytes()
+    assert mixed[0].tobytes() != rows[0].tobytes()
+
+
+def test_a_user_who_wrote_nothing_changes_nothing() -> None:
+    model = make([], 3, weight=0.9)
+    rows = global_rows(1)
+    states = model.states([[BOS, 2, 3]])
+    assert model.weights(states).tolist() == [0.0]
+    assert model.mix(states, rows) is rows
+    assert model.continuations(states)[0].shape == (1, 0)
+
+
+def test_the_null_model_changes_nothing() -> None:
+    model = NullModel("unknown_user")
+    rows = global_rows(2)
+    states = model.states([[1, 2], []])
+    assert model.mix(states, rows) is rows
+    assert model.weights(states).tolist() == [0.0, 0.0]
+    logp, nxt = model.score(states, [[2, 3, 4]] * 2)
+    assert logp.shape == nxt.shape == (2, 3)
+    assert np.isneginf(logp).all()
+    assert model.continuations(states)[0].shape == (2, 0)
+
+
+def test_empty_batches() -> None:
+    model = make(MAIL, 3)
+    states = model.states([])
+    assert states.shape == (0,)
+    assert model.score(states, [])[0].shape == (0, 0)
+    assert model.mix(states, np.zeros((0, SIZE), np.float32)).shape == (0, SIZE)
+    assert model.score(model.states([[2]]), [[]])[0].shape == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("states", "candidates"),
+    [
+        ([0], [[1], [2]]),
+        ([0], [1, 2]),
+        ([0, 0], [[1, 2], [3]]),
+        ([0], [[-1]]),
+        ([0], [[0.5]]),
+        ([10**6], [[1]]),
+        ([-1], [[1]]),
+        ([[0]], [[1]]),
+        ([0.5], [[1]]),
+    ],
+)
+def test_wrong_arguments_are_named(states: list[int], candidates: list[list[int]]) -> None:
+    with pytest.raises(ArgumentError):
+        make(MAIL, 3).score(states, candidates)
+
+
+def test_wrong_rows_and_weights_are_named() -> None:
+    model = make(MAIL, 3)
+    with pytest.raises(ArgumentError, match="vocabulary the model was built with"):
+        model.mix(model.states([[2]]), global_rows(1, SIZE - 1))
+    with pytest.raises(ArgumentError, match="between 0 and 1"):
+        make(MAIL, 3, weight=1.5)
+    with pytest.raises(ArgumentError, match="at least 1"):
+        model.continuations(model.states([[2]]), k=0)
+    with pytest.raises(ArgumentError, match="negative"):
+        model.states([[-3]])
+    with pytest.raises(BlobError):
+        PersonalModel.from_blob(b"not a model")
+
+
+def test_repr_holds_shapes_only() -> None:
+    assert repr(make(MAIL, 2)) == "PersonalModel(order=2, states=7, arcs=11, generation=7)"
