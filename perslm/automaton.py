@@ -82,6 +82,13 @@ class Automaton:
         """Return the number of arcs, backoff arcs and final weights not counted."""
         return len(self.label)
 
+    @property
+    def ngrams(self) -> tuple[int, ...]:
+        """Return the number of n-grams of each order, 1 to ``order``; ``</s>`` is a word here."""
+        by_arc = np.bincount(self.state_order[self.arc_state], minlength=self.order)
+        closing = self.state_order[np.isfinite(self.final_weight)]
+        return tuple((by_arc + np.bincount(closing, minlength=self.order)).tolist())
+
     @cached_property
     def arc_state(self) -> UInt32Array:
         """Return the state that each arc leaves, uint32[arcs]."""

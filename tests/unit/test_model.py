@@ -200,5 +200,13 @@ def test_wrong_rows_and_weights_are_named() -> None:
         PersonalModel.from_blob(b"not a model")
 
 
+def test_facts_about_a_model() -> None:
+    counts = count(MAIL, 3, SPECIALS)
+    model = make(MAIL, 3)
+    assert model.automaton.ngrams == counts.ngrams
+    assert model.automaton.total[0] == counts.tokens
+    assert model.vocabulary_fingerprint == "ab" * 16
+
+
 def test_repr_holds_shapes_only() -> None:
     assert repr(make(MAIL, 2)) == "PersonalModel(order=2, states=7, arcs=11, generation=7)"

@@ -1,0 +1,81 @@
+"""One user's prepared messages to one blob: a pure function, the same for every runner."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from builders.prepare import Prepared, Settings
+from perslm import blob
+from perslm.counts import Specials, count
+from perslm.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A user's blob and what went into it. ``source_digest`` identifies mail and settings."""
+
+    user: str
+    blob: bytes
+    source_digest: str
+    messages: int
+    duplicates: int
+    tokens: int
+    ngrams: tuple[int, ...]
+
+
+def unique(messages: Iterable[Prepared]) -> tuple[list[Prepared], int]:
+    """Return the messages in time order without duplicates, and how many those were.
+
+    Two messages that share a digest are one; the older stays.
+    """
+    seen: set[bytes] = set()
+    kept: list[Prepared] = []
+    duplicates = 0
+    for message in sorted(messages, key=lambda m: m.order_key):
+        if seen.isdisjoint(message.digests):
+            kept.append(message)
+        else:
+            duplicates += 1
+        seen.update(message.digests)
+    return kept, duplicates
+
+
+def source_digest(
+    messages: Iterable[Prepared], vocabulary: Vocabulary, settings: Settings
+) -> str:
+    """Return 32 hexadecimal digits that change with any message, the settings or the vocabulary."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(f"{vocabulary.fingerprint} {settings.order}".encode())
+    for message in messages:
+        for sequence in message.sequences:
+            digest.update(bytes((sequence.opens, sequence.closes)))
+            digest.update(b",".join(b"%d" % i for i in sequence.ids))
+    return digest.hexdigest()
+
+
+def specials(vocabulary: Vocabulary) -> Specials:
+    """Return what counts need to know of a vocabulary."""
+    return Specials(vocabulary.size, vocabulary.bos, vocabulary.eos)
+
+
+def build_user(
+    user: str, messages: Iterable[Prepared], vocabulary: Vocabulary, settings: Settings
+) -> Built:
+    """Count a user's messages and return the blob; the order they come in does not matter."""
+    kept, duplicates = unique(messages)
+    counts = count(
+        (s for message in kept for s in message.sequences), settings.order, specials(vocabulary)
+    )
+    digest = source_digest(kept, vocabulary, settings)
+    metadata = blob.Metadata(vocabulary.fingerprint, len(kept), digest)
+    return Built(
+        user=user,
+        blob=blob.encode(counts, metadata),
+        source_digest=digest,
+        messages=len(kept),
+        duplicates=duplicates,
+        tokens=counts.tokens,
+        ngrams=counts.ngrams,
+    )

@@ -1,0 +1,91 @@
+"""One message to what the counts will see of it: a pure function, run in worker processes.
+
+Reading and routing come before (``builders.read``, ``builders.routing``), counting after
+(``builders.build``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from builders.clean import clean
+from builders.duplicates import digests
+from builders.identity import author_address
+from builders.language import gate
+from builders.message import Message
+from perslm.errors import ArgumentError
+from perslm.vocabulary import Sequence, Vocabulary
+
+
+class Skip(StrEnum):
+    """Why a message teaches nothing: what reports count, and all that they say of it."""
+
+    AUTOMATIC = "automatic"
+    NOT_SENT = "not_sent"
+    NO_USER = "no_user"
+    DUPLICATE = "duplicate"
+    NO_OWN_WORDS = "no_own_words"
+    OTHER_LANGUAGE = "other_language"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What decides, besides the vocabulary, what is learned from a message.
+
+    ``languages`` are ISO 639-1 codes, or ``all``; ``keep`` names zone kinds that are learned from
+    although they would be removed (``builders.clean.KINDS``).
+    """
+
+    order: int = 3
+    languages: tuple[str, ...] = ("en",)
+    keep: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.order <= 5:
+            raise ArgumentError(f"order must be 1 to 5, not {self.order}")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One message, ready to count. ``sequences`` hold ids; ``order_key`` sorts a user's mail."""
+
+    user: str
+    order_key: tuple[float, str]
+    digests: tuple[bytes, ...]
+    sequences: tuple[Sequence, ...] = field(repr=False)
+
+
+def own_text(message: Message, settings: Settings) -> str | Skip:
+    """Return what the author wrote here, in the wanted languages, or why there is nothing."""
+    if message.automatic:
+        return Skip.AUTOMATIC
+    author = author_address(message)
+    cleaned = clean(message.body, author=author.name if author else None, keep=settings.keep)
+    if any(zone.kind == "automatic" for zone in cleaned.zones):
+        return Skip.AUTOMATIC
+    if not cleaned.text.strip():
+        return Skip.NO_OWN_WORDS
+    wanted = gate(cleaned.text, languages=settings.languages)
+    return wanted if wanted.strip() else Skip.OTHER_LANGUAGE
+
+
+def correspondents(message: Message) -> tuple[str, ...]:
+    """Return the names that a message's headers give to the people it was sent to."""
+    return tuple(a.name for a in message.recipients if a.name)
+
+
+def prepare(
+    message: Message, user: str, vocabulary: Vocabulary, settings: Settings
+) -> Prepared | Skip:
+    """Return the token-id sequences of ``message`` for ``user``, or why it teaches nothing."""
+    text = own_text(message, settings)
+    if isinstance(text, Skip):
+        return text
+    sequences = tuple(
+        s for s in vocabulary.encode(text, names=correspondents(message)) if s.ids
+    )
+    if not sequences:
+        return Skip.NO_OWN_WORDS
+    when = message.date.timestamp() if message.date else 0.0
+    return Prepared(user, (when, message.position), digests(message), sequences)
