@@ -1,0 +1,94 @@
+"""What runs inside the server: one Lua script for every operation on a user.
+
+``perslm.store`` describes the keys and the rules; it sends each script whole (EVAL), with all keys
+of the user declared: KEYS = head, fence, slot 0 … slot 7.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+SLOTS: Final = 8
+
+# A pointer below the fence does not count: a deletion that was cut short put up the fence first.
+_PRELUDE: Final = f"""
+local head = redis.call('HMGET', KEYS[1], 'generation', 'fence')
+local generation, fence = tonumber(head[1] or 0), tonumber(head[2] or 0)
+local raised = tonumber(redis.call('GET', KEYS[2]) or 0)
+if raised > fence then generation, fence = 0, raised end
+local function slot(number) return KEYS[3 + number % {SLOTS}] end
+"""
+
+HEAD: Final = _PRELUDE + "return {generation, fence}"
+
+# ARGV: wanted generation or 0, fields. Reply: nil, 'lost', or the fields' values.
+FETCH: Final = (
+    _PRELUDE
+    + """
+local wanted = tonumber(ARGV[1])
+local current = wanted == 0 or wanted == generation
+if current then wanted = generation end
+if generation == 0 then return false end
+if tonumber(redis.call('HGET', slot(wanted), 'generation') or 0) ~= wanted then
+  if current then return 'lost' end
+  return false
+end
+return redis.call('HMGET', slot(wanted), unpack(ARGV, 2))
+"""
+)
+
+# ARGV: fields. Reply: current generation, then the fields' values of every slot in use.
+LIST: Final = (
+    _PRELUDE
+    + """
+local found = {generation}
+if generation > 0 then
+  for i = 3, #KEYS do
+    if redis.call('EXISTS', KEYS[i]) == 1 then
+      found[#found + 1] = redis.call('HMGET', KEYS[i], unpack(ARGV))
+    end
+  end
+end
+return found
+"""
+)
+
+# ARGV: parent's generation and fence, nonce, seconds to keep the parent, field, value, ….
+# Without fields: publish again what the parent replaced. Reply: verdict, generation.
+PUBLISH: Final = (
+    _PRELUDE
+    + """
+local parent, parent_fence, nonce, keep = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
+local new = math.max(parent, parent_fence) + 1
+if generation >= new and redis.call('HGET', slot(new), 'nonce') == nonce then
+  return {'published', new}
+end
+if fence ~= parent_fence then return {'forgotten', generation} end
+if generation ~= parent then return {'conflict', generation} end
+local fields = {unpack(ARGV, 5)}
+if #fields == 0 then
+  local previous = tonumber(redis.call('HGET', slot(parent), 'previous') or 0)
+  local found = tonumber(redis.call('HGET', slot(previous), 'generation') or 0)
+  if previous == 0 or found ~= previous then return {'nothing', generation} end
+  fields = redis.call('HGETALL', slot(previous))
+end
+redis.call('DEL', slot(new))
+redis.call('HSET', slot(new), unpack(fields))
+redis.call('HSET', slot(new), 'generation', new, 'nonce', nonce)
+redis.call('HSET', KEYS[1], 'generation', new, 'fence', fence)
+if parent > 0 then redis.call('EXPIRE', slot(parent), keep) end
+return {'published', new}
+"""
+)
+
+# ARGV: seconds the fence stays. Reply: 1 if there was a model. A user without one is fenced off
+# too: the first build may be running.
+FORGET: Final = (
+    _PRELUDE
+    + """
+redis.call('SET', KEYS[2], math.max(generation, fence) + 1, 'EX', ARGV[1])
+redis.call('DEL', KEYS[1], unpack(KEYS, 3))
+if generation > 0 then return 1 end
+return 0
+"""
+)

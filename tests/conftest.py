@@ -1,0 +1,44 @@
+"""Fixtures that every test may use: a real store, empty for each test.
+
+The server is the embedded one, started once per test process (per pytest-xdist worker) and stopped
+by its watcher when that process ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from perslm.embedded import EmbeddedServer
+
+
+@pytest.fixture(scope="session")
+def _server() -> Iterator[redis.Redis]:
+    directory = Path(tempfile.mkdtemp(prefix="perslm-test-"))
+    server = EmbeddedServer(directory)
+    server.ensure()
+    client = redis.Redis(unix_socket_path=str(server.socket))
+    client.config_set("appendonly", "no")  # these tests need no disk, and run faster without
+    yield client
+    client.shutdown(nosave=True)
+    client.close()
+    server.close()
+    shutil.rmtree(directory, ignore_errors=True)  # server and watcher remove files of their own
+
+
+@pytest.fixture
+def store_url(_server: redis.Redis) -> str:
+    """URL of a running, empty server on a unix socket."""
+    _server.flushall()
+    return f"unix://{_server.get_connection_kwargs()['path']}"
+
+
+@pytest.fixture
+def raw_store(_server: redis.Redis, store_url: str) -> redis.Redis:
+    """A bare client of the server behind ``store_url``, to look at keys and to break things."""
+    return _server
