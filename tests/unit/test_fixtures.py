@@ -102,19 +102,26 @@ def test_own_text_stands_in_the_message_word_for_word(
 ) -> None:
     compared = 0
     for message_id, record in expected["messages"].items():
-        message = raw[message_id][0]
-        text = plain_text(message)
-        contiguous = record.get("form") not in ("reply-interleaved",) and "code" not in record.get(
-            "zones", ()
-        )
-        if not record["sent"] or not record["text"] or text is None or not contiguous:
+        if not record["sent"] or not record["text"] or record["wire"].find("-as-") > 0:
             continue
-        text = re.sub(r"(?m)^- ", "", text) if "pgp" in record["zones"] else text
-        own = record["text"]
-        own = re.sub(r"(?m)^- ", "", own) if "pgp" in record["zones"] else own
-        assert squeezed(own) in squeezed(text)
+        text = plain_text(raw[message_id][0])
+        # Here something stands between the writer's paragraphs, or there is no text/plain part.
+        if text is None or record["form"] == "reply-interleaved" or "code" in record["zones"]:
+            continue
+        if "pgp" in record["zones"]:
+            text = re.sub(r"(?m)^- ", "", text)
+        assert squeezed(record["text"]) in squeezed(text)
         compared += 1
-    assert compared > 400
+    assert compared > 450
+
+
+def test_own_text_begins_with_the_greeting_and_ends_with_the_close(
+    expected: dict[str, Any],
+) -> None:
+    for record in expected["messages"].values():
+        if record["sent"] and record["text"]:
+            assert record["text"].startswith(record["greeting"])
+            assert record["text"].endswith(record["close"])
 
 
 def test_words_of_others_are_in_the_mail_but_never_in_own_text(expected: dict[str, Any]) -> None:
@@ -123,13 +130,14 @@ def test_words_of_others_are_in_the_mail_but_never_in_own_text(expected: dict[st
             record["text"]
             for record in expected["messages"].values()
             if record["person"] == key and record["sent"]
-        ).lower()
-        assert own
-        for word in person["others_words"]:
-            assert word.lower() not in own
+        )
+        assert own.count(person["canary"]) == 1
+        folded = squeezed(own.lower().replace("’", "'"))
+        assert [word for word in person["others_words"] if word.lower() in folded] == []
+        # Of five mails a habit needs two, of a year's correspondence more.
+        least = 2 if key == "pavel" else 7
         for habit in person["habits"]:
-            assert habit.lower() in own.replace("’", "'")
-        assert person["canary"] in own or person["canary"].lower() in own
+            assert folded.count(habit.lower()) >= least, habit
 
 
 def test_quoted_material_holds_the_words_of_others(
@@ -145,6 +153,47 @@ def test_quoted_material_holds_the_words_of_others(
         marked += any(word.lower() in text.lower() for word in words)
     assert quoted > 150
     assert marked > 0.8 * quoted
+
+
+def test_mailing_lists_rewrite_the_author_of_posts_by_the_owner_and_by_others(
+    expected: dict[str, Any], raw: dict[str, list[EmailMessage]]
+) -> None:
+    own = others = 0
+    for message_id, copies in raw.items():
+        record = expected["messages"][message_id]
+        for message in copies:
+            if " via " not in message["From"]:
+                continue
+            answered = message["Reply-To"].addresses[0].addr_spec
+            if record["sent"]:
+                own += 1
+                assert answered == expected["people"][record["person"]]["addresses"][0]
+            else:
+                others += 1
+                assert answered == record["author"]
+    assert own >= 3
+    assert others >= 3
+
+
+def test_every_wire_form_and_extra_of_the_readme_occurs(expected: dict[str, Any]) -> None:
+    records = [record for record in expected["messages"].values() if record["sent"]]
+    assert {record["wire"] for record in records} == {
+        *("plain", "flowed", "long", "8bit", "utf8-base64", "latin1", "latin1-qp"),
+        *("cp1252", "cp1252-qp", "cp1252-as-latin1", "utf8-as-ascii", "alternative", "html"),
+    }
+    assert {record["form"] for record in records} == {
+        *("new", "reply-top", "reply-bottom", "reply-interleaved", "reply-original"),
+        *("reply-header", "forward", "forward-outlook", "forward-apple"),
+        *("auto-reply", "calendar"),
+    }
+    assert {record["extra"] for record in records} == {"", "pgp", "list", "txt", "pdf", "code"}
+    assert sum("duplicate_of" in record for record in records) == 4
+    assert sum(len(set(record["files"])) < len(record["files"]) for record in records) >= 2
+
+
+def test_mboxrd_quotes_lines_that_look_like_separators() -> None:
+    lines = (MAIL / "nora-engineer.mbox").read_bytes().split(b"\n")
+    assert any(line.startswith(b">From ") for line in lines)
 
 
 @pytest.mark.parametrize(
