@@ -42,9 +42,7 @@ def unique(messages: Iterable[Prepared]) -> tuple[list[Prepared], int]:
     return kept, duplicates
 
 
-def source_digest(
-    messages: Iterable[Prepared], vocabulary: Vocabulary, settings: Settings
-) -> str:
+def source_digest(messages: Iterable[Prepared], vocabulary: Vocabulary, settings: Settings) -> str:
     """Return 32 hexadecimal digits that change with any message, the settings or the vocabulary."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(f"{vocabulary.fingerprint} {settings.order}".encode())

@@ -44,6 +44,7 @@ class Settings:
     def __post_init__(self) -> None:
         if not 1 <= self.order <= 5:
             raise ArgumentError(f"order must be 1 to 5, not {self.order}")
+        clean("", keep=self.keep)  # names unknown kinds before a long run does
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +63,9 @@ def own_text(message: Message, settings: Settings) -> str | Skip:
         return Skip.AUTOMATIC
     author = author_address(message)
     cleaned = clean(message.body, author=author.name if author else None, keep=settings.keep)
-    if any(zone.kind == "automatic" for zone in cleaned.zones):
-        return Skip.AUTOMATIC
     if not cleaned.text.strip():
-        return Skip.NO_OWN_WORDS
+        automatic = any(zone.kind == "automatic" for zone in cleaned.zones)
+        return Skip.AUTOMATIC if automatic else Skip.NO_OWN_WORDS
     wanted = gate(cleaned.text, languages=settings.languages)
     return wanted if wanted.strip() else Skip.OTHER_LANGUAGE
 
@@ -82,9 +82,7 @@ def prepare(
     text = own_text(message, settings)
     if isinstance(text, Skip):
         return text
-    sequences = tuple(
-        s for s in vocabulary.encode(text, names=correspondents(message)) if s.ids
-    )
+    sequences = tuple(s for s in vocabulary.encode(text, names=correspondents(message)) if s.ids)
     if not sequences:
         return Skip.NO_OWN_WORDS
     when = message.date.timestamp() if message.date else 0.0

@@ -64,9 +64,7 @@ class Spool:
 
 def pack(message: Prepared) -> bytes:
     """Return one message as msgpack; ids as raw little-endian uint32."""
-    sequences = [
-        (s.opens, s.closes, np.array(s.ids, "<u4").tobytes()) for s in message.sequences
-    ]
+    sequences = [(s.opens, s.closes, np.array(s.ids, "<u4").tobytes()) for s in message.sequences]
     fields = (message.user, *message.order_key, list(message.digests), sequences)
     packed = msgpack.packb(fields, unicode_errors="surrogatepass")
     assert packed is not None

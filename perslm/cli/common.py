@@ -1,0 +1,94 @@
+"""What several commands share: consoles, options, and the opening of stores and vocabularies."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from perslm.errors import NoModelError, VocabularyError
+from perslm.model import PersonalModel
+from perslm.store import Store, open_store
+from perslm.vocabulary import Vocabulary
+
+stdout = Console(soft_wrap=True)
+stderr = Console(stderr=True, soft_wrap=True)
+
+StoreOption = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        metavar="URL",
+        envvar="PERSLM_STORE",
+        help="embedded: (the default: a server of our own, data under your user data directory), "
+        "embedded:DIRECTORY, redis://HOST:PORT/DB, rediss://…, unix://SOCKET or "
+        "redis+cluster://HOST:PORT.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+UserArgument = Annotated[str, typer.Argument(metavar="USER", help="The user's id.")]
+WeightOption = Annotated[
+    float | None,
+    typer.Option("--weight", min=0, max=1, help="λ, the share of the personal model in a mixture."),
+]
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON value on one line; numbers that JSON does not have become null."""
+    json.dump(_finite(value), sys.stdout, ensure_ascii=False)
+    sys.stdout.write("\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return value
+
+
+def load_model(store: Store, user: str) -> PersonalModel:
+    """Return the user's model; raises NoModelError, BlobError or StoreUnavailableError."""
+    model = store.load(user, strict=True)
+    assert isinstance(model, PersonalModel)
+    return model
+
+
+def load_vocabulary(store: Store, model: PersonalModel) -> Vocabulary:
+    """Return the vocabulary that a model was built with, which every build leaves in the store."""
+    data = store.vocabulary(model.vocabulary_fingerprint)
+    if data is None:
+        raise VocabularyError(
+            f"the store does not hold vocabulary {model.vocabulary_fingerprint}: run perslm build "
+            "with it once more"
+        )
+    return Vocabulary.from_bytes(data)
+
+
+def open_model(url: str | None, user: str) -> tuple[PersonalModel, Vocabulary]:
+    """Return a user's model and its vocabulary from the store at ``url``."""
+    with open_store(url) as store:
+        model = load_model(store, user)
+        return model, load_vocabulary(store, model)
+
+
+def no_model(user: str) -> NoModelError:
+    """Return the error for a user without a model, with the remedy."""
+    return NoModelError(f"user {user} has no model: perslm users lists those that have one")
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file wholly or not at all."""
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,236 @@
+"""Commands that ask a store about users and their models."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from perslm.automaton import ROOT
+from perslm.beam import PersonalOnly, search
+from perslm.cli.common import (
+    JsonOption,
+    StoreOption,
+    UserArgument,
+    load_model,
+    load_vocabulary,
+    no_model,
+    open_model,
+    print_json,
+    stderr,
+    stdout,
+    write_bytes,
+)
+from perslm.store import open_store
+
+
+class ExportFormat(StrEnum):
+    """File formats of ``perslm export``."""
+
+    ARPA = "arpa"
+    FST = "fst"
+    BLOB = "blob"
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands to ``app``."""
+    for command in (complete, score, users, inspect, export, forget, rollback):
+        app.command()(command)
+
+
+def complete(
+    user: UserArgument,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What stands before the cursor.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="How many continuations.")] = 5,
+    words: Annotated[int, typer.Option(min=1, help="Longest continuation, in tokens.")] = 6,
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show how the user's own model would go on: the likeliest continuations of TEXT.
+
+    Ranked by natural log-probability per token. This is the personal model alone; in a product it
+    is mixed into the global LM (see `perslm demo`).
+    """
+    model, vocabulary = open_model(store, user)
+    hidden = set(vocabulary.special_ids) - {vocabulary.eos}
+    found = search(
+        PersonalOnly(model),
+        vocabulary.history(text),
+        width=max(16, 2 * k),
+        steps=words,
+        best=k,
+        stop=[vocabulary.eos],
+        banned=[i for i in hidden if i < vocabulary.size],
+    )
+    rows = [
+        {
+            "text": vocabulary.decode([i for i in h.ids if i != vocabulary.eos]),
+            "logprob": h.logprob,
+        }
+        for h in found
+    ]
+    if json:
+        print_json({"user": user, "generation": model.generation, "continuations": rows})
+        return
+    table = Table("continuation", "ln p")
+    for row in rows:
+        table.add_row(str(row["text"]) or "(end)", f"{row['logprob']:.2f}")
+    stdout.print(table)
+
+
+def score(
+    user: UserArgument,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="The text to score.")],
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Score TEXT word by word: ln p of each token under the user's own model, and λ.
+
+    −inf marks a word that the user never wrote; a mixture leaves it to the global LM.
+    """
+    model, vocabulary = open_model(store, user)
+    tokens = []
+    for sequence in vocabulary.encode(text):
+        ids = [*sequence.ids, *([vocabulary.eos] if sequence.closes else [])]
+        opening = [vocabulary.bos] if sequence.opens else []
+        states = model.states([[*opening, *ids[:i]] for i in range(len(ids))])
+        logprobs, _ = model.score(states, [[i] for i in ids])
+        for i, logp, weight, state in zip(
+            ids, logprobs[:, 0].tolist(), model.weights(states).tolist(), states, strict=True
+        ):
+            context = int(model.automaton.state_order[state])
+            tokens.append(
+                {
+                    "token": vocabulary.token(i),
+                    "logprob": logp,
+                    "weight": round(weight, 6),
+                    "context": context,
+                }
+            )
+    total = sum(t["logprob"] for t in tokens)
+    if json:
+        print_json(
+            {
+                "user": user,
+                "generation": model.generation,
+                "logprob": total,
+                "tokens": tokens,
+            }
+        )
+        return
+    table = Table("token", "ln p", "words of context", "λ")
+    for t in tokens:
+        table.add_row(t["token"], f"{t['logprob']:.3f}", str(t["context"]), f"{t['weight']:.2f}")
+    stdout.print(table)
+    stdout.print(f"total ln p {total:.3f} over {len(tokens)} tokens")
+
+
+def users(store: StoreOption = None, json: JsonOption = False) -> None:
+    """List the users who have a model."""
+    with open_store(store) as opened:
+        found = sorted(opened.users())
+        if json:
+            for user in found:
+                print_json({"user": user})
+            return
+        for user in found:
+            stdout.print(user, highlight=False, markup=False)
+        stderr.print(f"{len(found)} users")
+
+
+def inspect(
+    user: UserArgument,
+    validate: Annotated[
+        bool, typer.Option(help="Check every invariant, and that each state sums to 1.")
+    ] = False,
+    store: StoreOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show what a user's model is made of: sizes, generation, vocabulary, degenerate orders."""
+    with open_store(store) as opened:
+        model = load_model(opened, user)
+        info = opened.info(user)
+    if info is None:
+        raise no_model(user)
+    if validate:
+        model.automaton.validate()
+    facts = {
+        "user": user,
+        "order": model.order,
+        "ngrams": list(model.automaton.ngrams),
+        "bytes": info.bytes,
+        "generation": model.generation,
+        "created": datetime.fromtimestamp(info.created, UTC).isoformat(timespec="seconds"),
+        "messages": model.metadata.messages,
+        "tokens": int(model.automaton.total[ROOT]),
+        "vocabulary": model.vocabulary_fingerprint,
+        "source_digest": model.metadata.source_digest,
+        "states": model.automaton.states,
+        "arcs": model.automaton.arcs,
+        "smoothing": "katz",
+        "fell_back": list(model.fell_back),
+        "weight": model.weight,
+    }
+    if validate:
+        facts["valid"] = True
+    if json:
+        print_json(facts)
+        return
+    table = Table(show_header=False)
+    for name, value in facts.items():
+        table.add_row(name, str(value))
+    stdout.print(table)
+
+
+def export(
+    user: UserArgument,
+    format: Annotated[ExportFormat, typer.Option(help="arpa (text), fst (OpenFst), blob (ours).")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")],
+    store: StoreOption = None,
+) -> None:
+    """Write a user's model to a file. It holds what the user wrote: treat it as their mail."""
+    with open_store(store) as opened:
+        model = load_model(opened, user)
+        vocabulary = load_vocabulary(opened, model)
+        stored = opened.fetch(user)
+    if stored is None:
+        raise no_model(user)
+    if format is ExportFormat.BLOB:
+        write_bytes(output, stored.blob)
+    elif format is ExportFormat.ARPA:
+        from perslm import arpa
+
+        text = io.StringIO()
+        arpa.dump(model.automaton, vocabulary.token, text)
+        write_bytes(output, text.getvalue().encode("utf-8"))
+    else:
+        from perslm import openfst
+
+        openfst.dump(model.automaton, output, vocabulary.token)
+    stderr.print(f"wrote {output} ({output.stat().st_size} bytes)")
+
+
+def forget(
+    user: UserArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    store: StoreOption = None,
+) -> None:
+    """Delete a user's model, all generations of it; a build already running cannot undo it."""
+    if not yes:
+        typer.confirm("Delete every generation of this user's model?", abort=True)
+    with open_store(store) as opened:
+        if not opened.forget(user):
+            raise no_model(user)
+    stderr.print("forgotten")
+
+
+def rollback(user: UserArgument, store: StoreOption = None) -> None:
+    """Publish the previous generation of a user's model again."""
+    with open_store(store) as opened:
+        generation = opened.rollback(user)
+    stderr.print(f"generation {generation} is published")
