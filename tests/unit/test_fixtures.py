@@ -61,7 +61,7 @@ def squeezed(text: str) -> str:
 
 def test_regenerating_gives_the_committed_bytes(tmp_path: Path) -> None:
     subprocess.run(
-        [sys.executable, FIXTURES / "generate.py", "--output", tmp_path], check=True, cwd=tmp_path
+        [sys.executable, str(FIXTURES / "generate.py"), "--output", str(tmp_path)], check=True
     )
     assert files(tmp_path) == files(MAIL)
 
@@ -70,7 +70,8 @@ def test_check_notices_one_changed_byte_and_one_missing_file(tmp_path: Path) -> 
     for path, data in files(MAIL).items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_bytes(data)
-    command = [sys.executable, FIXTURES / "generate.py", "--check", "--output", tmp_path]
+    script = str(FIXTURES / "generate.py")
+    command = [sys.executable, script, "--check", "--output", str(tmp_path)]
     assert subprocess.run(command, check=False, capture_output=True).returncode == 0
     box = tmp_path / "pavel-five.mbox"
     box.write_bytes(box.read_bytes().replace(b"Wood", b"wood", 1))
