@@ -8,6 +8,7 @@ only a header block before it (`_REST_QUOTED`): everything from there on is a qu
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from perslm.errors import MissingExtraError
@@ -48,7 +49,14 @@ _HEADER_FIELD = re.compile(r"\s*[^\s:]{1,15}\s?:\s")
 _NO_BORDER = re.compile(r"border\s*:\s*(?:none|0)", re.IGNORECASE)
 _SPACE = re.compile(r"[ \t\r\n\f]+")
 _DEPTH_LIMIT: Final = 50  # of quotes
-_NODE_LIMIT: Final = 200_000  # nodes that are looked at: more than any person's message has
+_HARMLESS: Final = 1000  # tags of which no arrangement can make parsing slow
+_TAG_LIMIT: Final = 20_000
+_NESTING_LIMIT: Final = 512
+_FORMATTING_COST: Final = 8  # open elements of this kind are opened again in each paragraph
+_NESTING_TAG = re.compile(
+    r"<(/?)(?:(a|b|big|code|em|font|i|nobr|s|small|strike|strong|tt|u)|div|span|blockquote|center)\b",
+    re.IGNORECASE,
+)
 
 
 def html_text(html: str) -> str:
@@ -60,12 +68,38 @@ def html_text(html: str) -> str:
         from selectolax.lexbor import LexborHTMLParser
     except ImportError as error:
         raise MissingExtraError("reading HTML mail", "builders") from error
-    body = LexborHTMLParser(html).body
+    body = LexborHTMLParser(_bounded(html)).body
     if body is None:
         return ""
     lines = _Lines()
     _walk(body, lines)
     return lines.text()
+
+
+def _bounded(html: str) -> str:
+    """Cut off what would take the parser time and memory with the square of its length.
+
+    HTML's rules for elements left open ask for that: each paragraph opens all of them again.
+    """
+    tags = html.count("<")
+    if tags <= _HARMLESS:
+        return html
+    if tags > _TAG_LIMIT:
+        html = "<".join(html.split("<", _TAG_LIMIT)[:-1])
+    unclosed: Counter[str] = Counter()
+    nesting = 0
+    for tag in _NESTING_TAG.finditer(html):
+        name = tag[0].lower().removeprefix("<").removeprefix("/")
+        cost = _FORMATTING_COST if tag[2] else 1
+        if not tag[1]:
+            unclosed[name] += 1
+            nesting += cost
+        elif unclosed[name]:
+            unclosed[name] -= 1
+            nesting -= cost
+        if nesting > _NESTING_LIMIT:
+            return html[: tag.start()]
+    return html
 
 
 class _Lines:
@@ -74,9 +108,12 @@ class _Lines:
     def __init__(self) -> None:
         self._done: list[str] = []
         self._line: list[str] = []
+        self._last_depth = 0
         self._blank_wanted = False
+        self._bullet = ""
         self.depth = 0
         self.preformatted = 0
+        self.rest_quoted = False
 
     def add(self, text: str) -> None:
         if self.preformatted:
@@ -98,15 +135,22 @@ class _Lines:
             self.break_line()
         self._blank_wanted |= spaced
 
+    def begin_item(self) -> None:
+        """Mark the next line as that of a list item."""
+        self._bullet = "- "
+
     def break_line(self) -> None:
         line = "".join(self._line).rstrip()
         self._line.clear()
-        mark = ">" * min(self.depth, _DEPTH_LIMIT)
-        if self._blank_wanted and line:
-            if self._done and self._done[-1].strip(">"):
-                self._done.append(mark)
+        depth = min(self.depth, _DEPTH_LIMIT)
+        if line:
+            line, self._bullet = self._bullet + line, ""
+            if self._blank_wanted and self._done and self._done[-1].strip(">"):
+                self._done.append(">" * min(depth, self._last_depth))
             self._blank_wanted = False
+        mark = ">" * depth
         self._done.append(f"{mark} {line}" if mark and line else mark or line)
+        self._last_depth = depth
 
     def text(self) -> str:
         self.end_block(spaced=False)
@@ -118,7 +162,7 @@ def _walk(body: LexborNode, lines: _Lines) -> None:
     """Visit every node in document order, without recursion: mail nests as deep as it likes."""
     around: list[tuple[LexborNode, int]] = []  # open elements, each with the depth it added
     node = body
-    for _ in range(_NODE_LIMIT):
+    while True:
         added = _enter(node, lines)
         if added is not None and node.child is not None:
             around.append((node, added))
@@ -154,12 +198,15 @@ def _enter(node: LexborNode, lines: _Lines) -> int | None:
     if tag in _BLOCKS:
         lines.end_block(spaced=tag in _SPACED and not _has_no_margin(tag, attributes))
     names = _names(attributes) if attributes else frozenset()
-    if names & _REST_QUOTED or (style and _begins_outlook_quote(node, style)):
+    if not lines.rest_quoted and (
+        names & _REST_QUOTED or (style and _begins_outlook_quote(node, style))
+    ):
+        lines.rest_quoted = True
         lines.depth += 1  # and never less again
     added = int(_is_quote(node, tag, attributes, names, style))
     lines.depth += added
     if tag == "li":
-        lines.add("- ")
+        lines.begin_item()
     elif tag in ("td", "th"):
         lines.add(" ")
     elif tag == "pre":

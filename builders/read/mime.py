@@ -234,7 +234,7 @@ class Text:
         data = unwrap(part.raw[part.start : min(part.end, part.start + _TEXT_LIMIT)], encoding)
         text = decode(data, part.parameters.get("charset"))
         if part.type == "text/html":
-            return normalized(html_text(text))
+            return normalized(html_text(normalized(text)))
         text = normalized(text)
         if part.type != "text/plain":
             return _TAG.sub("", text).replace("<<", "<")
