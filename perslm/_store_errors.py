@@ -42,7 +42,7 @@ _UNAVAILABLE: Final = {
 # Failures of another kind: StoreError.
 _REFUSED: Final = {
     "NOPERM": "its access control forbids this user a command: perslm needs EVAL, HMGET, HGET, "
-    "HSET, HGETALL, GET, SET, DEL, EXISTS, EXPIRE, SCAN and PING on its keys",
+    "HSET, HGETALL, GET, SET, DEL, EXISTS, EXPIRE, PERSIST, SCAN and PING on its keys",
     "WRONGTYPE": "a key of perslm's holds something else: use a namespace of your own",
     "CROSSSLOT": "it does not support hash tags: use a server that does",
 }

@@ -55,6 +55,7 @@ return found
 
 # ARGV: parent's generation and fence, nonce, seconds to keep the parent, field, value, ….
 # Without fields: publish again what the parent replaced. Reply: verdict, generation.
+# The first write is one that a full memory refuses; after it, the server lets a script finish.
 PUBLISH: Final = (
     _PRELUDE
     + """
@@ -70,11 +71,15 @@ if #fields == 0 then
   local previous = tonumber(redis.call('HGET', slot(parent), 'previous') or 0)
   local found = tonumber(redis.call('HGET', slot(previous), 'generation') or 0)
   if previous == 0 or found ~= previous then return {'nothing', generation} end
-  fields = redis.call('HGETALL', slot(previous))
+  local stored = redis.call('HGETALL', slot(previous))
+  for i = 1, #stored, 2 do
+    if stored[i] ~= 'generation' and stored[i] ~= 'nonce' then
+      fields[#fields + 1], fields[#fields + 2] = stored[i], stored[i + 1]
+    end
+  end
 end
-redis.call('DEL', slot(new))
-redis.call('HSET', slot(new), unpack(fields))
-redis.call('HSET', slot(new), 'generation', new, 'nonce', nonce)
+redis.call('HSET', slot(new), 'generation', new, 'nonce', nonce, unpack(fields))
+redis.call('PERSIST', slot(new))
 redis.call('HSET', KEYS[1], 'generation', new, 'fence', fence)
 if parent > 0 then redis.call('EXPIRE', slot(parent), keep) end
 return {'published', new}
@@ -82,10 +87,12 @@ return {'published', new}
 )
 
 # ARGV: seconds the fence stays. Reply: 1 if there was a model. A user without one is fenced off
-# too: the first build may be running.
+# too: the first build may be running. The first write changes nothing (a head never expires), but
+# is one that a full memory allows, and with it all that follow: deleting must always be possible.
 FORGET: Final = (
     _PRELUDE
     + """
+redis.call('PERSIST', KEYS[1])
 redis.call('SET', KEYS[2], math.max(generation, fence) + 1, 'EX', ARGV[1])
 redis.call('DEL', KEYS[1], unpack(KEYS, 3))
 if generation > 0 then return 1 end

@@ -10,13 +10,32 @@ from __future__ import annotations
 
 import fcntl
 import os
-import signal
 import socket
 import sys
 import time
 
 GRACE_SECONDS = 20
 """A server that does not stop within this time is left to whoever opens the store next."""
+
+
+def stop_server(server: int, address: str) -> None:
+    """Return when no server lives any more, or after ``GRACE_SECONDS``.
+
+    ``server`` is an open descriptor of ``lock.server``, ``address`` the path of the socket. The
+    caller holds ``lock.users`` exclusively.
+    """
+    deadline = time.monotonic() + GRACE_SECONDS
+    while _lives(server) and time.monotonic() < deadline:
+        _ask_to_stop(address)
+        time.sleep(0.002)
+
+
+def _lives(server: int) -> bool:
+    try:
+        fcntl.flock(server, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _ask_to_stop(address: str) -> None:
@@ -30,26 +49,15 @@ def _ask_to_stop(address: str) -> None:
             return
 
 
-def _stopped(server: int) -> bool:
-    try:
-        fcntl.flock(server, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def main(watcher: int, address: str) -> None:
     """Wait for the last user, stop the server, and leave in the order that keeps others safe."""
     if os.fork():
         os._exit(0)  # the process that started us waits for this one, not for the end of the watch
     os.setsid()
     users = os.open("lock.users", os.O_RDWR)
-    fcntl.flock(users, fcntl.LOCK_EX)
-    signal.alarm(GRACE_SECONDS)  # its default action ends this process and frees its locks
     server = os.open("lock.server", os.O_RDWR | os.O_CREAT, 0o600)
-    while not _stopped(server):
-        _ask_to_stop(address)
-        time.sleep(0.005)
+    fcntl.flock(users, fcntl.LOCK_EX)
+    stop_server(server, address)
     # First these locks, then (by exiting) that on lock.users: who is let in next must find that
     # there is no server and no watcher.
     os.close(server)

