@@ -10,6 +10,7 @@ from __future__ import annotations
 import binascii
 import codecs
 import re
+from contextlib import suppress
 from functools import lru_cache
 from typing import Final
 
@@ -87,14 +88,16 @@ def _codec(label: str) -> str | None:
         return None
     try:
         name = codecs.lookup(_ALIASES.get(label, label)).name
-        b"".decode(name)  # raises LookupError for codecs that do not make text
-    except (LookupError, UnicodeError):
+        with suppress(UnicodeError):  # these are text, but not in this charset
+            b"text".decode(name)  # raises LookupError for codecs that make no text
+    except LookupError:
         return None
     return None if name.replace("-", "_") in _NOT_CHARSETS else name
 
 
 # Transfer encodings -----------------------------------------------------------------------------
 
+_SPACE_AFTER_BREAK = re.compile(rb"=[ \t]+(?=\r?\n)")
 _UU_BEGIN = re.compile(rb"^begin [0-7]{3,4}.*\n", re.MULTILINE)
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]+")
 
@@ -103,7 +106,7 @@ def unwrap(data: bytes, encoding: str) -> bytes:
     """Undo a Content-Transfer-Encoding; unknown ones leave the bytes as they are."""
     encoding = encoding.strip().lower()
     if encoding == "quoted-printable":
-        return binascii.a2b_qp(data)
+        return binascii.a2b_qp(_SPACE_AFTER_BREAK.sub(b"=", data))
     if encoding == "base64":
         return _base64(data)
     if encoding in ("x-uuencode", "uuencode", "x-uue", "uue"):
@@ -131,8 +134,7 @@ def _uuencoded(data: bytes) -> bytes:
             break
         length = (line[0] - 32) & 63 if line else 0
         # As many characters as the length asks for: what follows is a checksum or damage.
-        digits = bytes(
-            byte if 32 <= byte <= 96 else 32 for byte in line[1 : 1 + -(-length // 3) * 4]
-        )
+        digits = line[1 : 1 + -(-length * 8 // 6)]
+        digits = bytes(byte if 32 <= byte <= 96 else 32 for byte in digits)
         decoded += binascii.a2b_uu(bytes([length + 32]) + digits)
     return bytes(decoded)

@@ -128,7 +128,7 @@ def addresses(value: str) -> tuple[Address, ...]:
     unquoted "Doe, Jane <jane@example.com>". Group names are dropped, their members kept.
     """
     if single := _ONE_MAILBOX.fullmatch(value):
-        return (Address(" ".join((single[1] or "").split()), single[2].lower()),)
+        return (_address(single[1] or "", single[2]),)
     if "=?" in value:
         # Quoted, so that a comma within a decoded name does not end it.
         value = _ENCODED_RUN.sub(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -52,9 +53,11 @@ class Stream:
         while packed.startswith(_GZIP_MAGIC):
             member = zlib.decompressobj(_GZIP_WINDOW)
             while not member.eof:
+                before = member.copy()
                 try:
                     chunk = member.decompress(packed, CHUNK)
                 except zlib.error:
+                    yield from _up_to_damage(before, packed)
                     self.damage = Reason.GZIP_DAMAGED
                     return
                 if chunk:
@@ -72,6 +75,14 @@ class Stream:
             if len(packed) < len(_GZIP_MAGIC):
                 packed += next(more, b"")
             packed = packed.lstrip(b"\0")
+
+
+def _up_to_damage(member: zlib._Decompress, packed: bytes) -> Iterator[bytes]:
+    """Unpack what stands before the damage, which zlib keeps to itself if it meets both at once."""
+    with suppress(zlib.error):
+        for byte in packed:
+            if chunk := member.decompress(bytes((byte,))):
+                yield chunk
 
 
 def head(path: Path, size: int = 8192) -> bytes:
