@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from perslm.cli.common import StoreOption, WeightOption
+from perslm.errors import MissingExtraError
 
 
 def register(app: typer.Typer) -> None:
@@ -14,5 +15,36 @@ def register(app: typer.Typer) -> None:
     app.command()(serve)
 
 
-def serve() -> None:
-    """Answer scoring requests over HTTP until interrupted."""
+def serve(
+    http: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            envvar="PERSLM_HTTP",
+            help="HOST:PORT or unix:/PATH; port 0 takes a free one. By default 127.0.0.1:8377.",
+        ),
+    ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure",
+            help="Listen where other machines can connect although nothing authenticates them.",
+        ),
+    ] = False,
+    weight: WeightOption = None,
+    store: StoreOption = None,
+) -> None:
+    """Answer scoring requests over HTTP until interrupted.
+
+    The first line printed says where it listens; /docs there documents the requests. Every setting
+    can also be given as an environment variable PERSLM_… (see service/settings.py).
+    """
+    try:
+        from service.http import serve as serve_http
+        from service.settings import Settings
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("the scoring service", "service") from error
+    settings = Settings.from_environment(
+        http=http, weight=weight, store=store, insecure=insecure or None
+    )
+    serve_http(settings)
