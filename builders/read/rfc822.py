@@ -16,7 +16,7 @@ def parse(raw: bytes, position: str, *, with_body: bool = True) -> Message | Rea
     ``with_body=False`` reads the header only: the body is "", and ``automatic`` knows only what
     the header says.
     """
-    if not raw.strip():
+    if raw.isspace() or not raw:
         return Reason.EMPTY
     part = mime.root(_begun(raw))
     if part is None:
