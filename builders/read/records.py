@@ -45,7 +45,7 @@ def lines(
         rest += first
         for line in more:
             number += 1
-            if too_large:
+            if too_large or len(rest) > limit:
                 on_error(Unreadable(f"{name}, line {number}", Reason.TOO_LARGE))
                 too_large = False
             elif rest.strip():
