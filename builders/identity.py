@@ -181,7 +181,7 @@ def _is_same_person(author: Address, sender: Address) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What `infer_owner` saw, for the user to check.
+    """What `Mailbox` saw, for the user to check.
 
     ``messages`` counts all, ``sent`` those by each of the owner's addresses (most first).
     """
@@ -237,37 +237,77 @@ class Owner:
         return name_key(author.name) in self.names
 
 
-def infer_owner(messages: Iterable[Message]) -> Owner:
-    """Find out whose mailbox this is, from headers alone (`builders.read.parse_headers`).
+class Mailbox:
+    """Finds out whose mailbox it is, from headers alone (`builders.read.parse_headers`).
 
-    The owner is who takes part, as author or recipient, in most messages and wrote at least one.
-    Their other addresses are those of authors here who go by no other full name than the owner's.
-    Raises ArgumentError if nobody in particular wrote any message.
+    Give every message to :meth:`add`, then ask for the :meth:`owner`. Memory grows with the
+    addresses seen, not with the mail.
     """
-    total = 0
-    takes_part: Counter[str] = Counter()
-    wrote: Counter[str] = Counter()
-    names: defaultdict[str, Counter[frozenset[str]]] = defaultdict(Counter)
-    for message in messages:
-        total += 1
+
+    def __init__(self) -> None:
+        self._messages = 0
+        self._takes_part: Counter[str] = Counter()
+        self._wrote: Counter[str] = Counter()
+        self._names: defaultdict[str, Counter[frozenset[str]]] = defaultdict(Counter)
+
+    def add(self, message: Message) -> None:
+        """Note who wrote ``message`` and to whom."""
+        self._messages += 1
         people = {canonical(other.address) for other in message.recipients if other.address}
         author = author_address(message)
         if author is not None and author.address:
             address = canonical(author.address)
             people.add(address)
-            wrote[address] += 1
+            self._wrote[address] += 1
             if key := name_key(author.name):
-                names[address][key] += 1
-        takes_part.update(people)
-    if not wrote:
+                self._names[address][key] += 1
+        self._takes_part.update(people)
+
+    def owner(self) -> Owner | None:
+        """Return who takes part, as author or recipient, in most messages and wrote at least one.
+
+        Their other addresses are those of authors here who go by no other full name than the
+        owner's. None if nobody in particular wrote any message.
+        """
+        wrote, names = self._wrote, self._names
+        if not wrote:
+            return None
+        owner = _most_involved(self._takes_part, wrote, names)
+        enough = _NAME_SHARE * names[owner].total()
+        own_names = frozenset(name for name, count in names[owner].items() if count >= enough)
+        addresses = {
+            address
+            for address in wrote
+            if address == owner or (names[address] and names[address].keys() <= own_names)
+        }
+        sent = sorted(((a, wrote[a]) for a in addresses), key=lambda pair: (-pair[1], pair[0]))
+        return Owner(frozenset(addresses), own_names, Evidence(self._messages, tuple(sent)))
+
+
+def infer_owner(messages: Iterable[Message]) -> Owner:
+    """Return the owner of the mailbox that holds ``messages``, as `Mailbox` finds them.
+
+    Raises ArgumentError if nobody in particular wrote any message.
+    """
+    mailbox = Mailbox()
+    for message in messages:
+        mailbox.add(message)
+    owner = mailbox.owner()
+    if owner is None:
         raise ArgumentError("cannot tell whose mailbox this is: name the owner with --me ADDRESS")
-    owner = max(wrote, key=lambda address: (takes_part[address], wrote[address], address))
-    enough = _NAME_SHARE * names[owner].total()
-    own_names = frozenset(name for name, count in names[owner].items() if count >= enough)
-    addresses = {
-        address
-        for address in wrote
-        if address == owner or (names[address] and names[address].keys() <= own_names)
-    }
-    sent = sorted(((address, wrote[address]) for address in addresses), key=lambda pair: -pair[1])
-    return Owner(frozenset(addresses), own_names, Evidence(total, tuple(sent)))
+    return owner
+
+
+def _most_involved(
+    takes_part: Counter[str], wrote: Counter[str], names: dict[str, Counter[frozenset[str]]]
+) -> str:
+    """Return the main address of who takes part in most, all addresses of one name together."""
+    people: defaultdict[frozenset[str] | str, list[str]] = defaultdict(list)
+    for address in sorted(wrote):
+        known = names.get(address)
+        people[known.most_common(1)[0][0] if known else address].append(address)
+    person = max(
+        people.values(),
+        key=lambda own: (sum(takes_part[a] for a in own), sum(wrote[a] for a in own)),
+    )
+    return max(person, key=lambda address: wrote[address])

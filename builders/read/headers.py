@@ -125,7 +125,8 @@ def addresses(value: str) -> tuple[Address, ...]:
     """Parse a list of mailboxes; one without an address keeps its name and has address "".
 
     A part without "@" before a mailbox in angle brackets is taken as the first half of an
-    unquoted "Doe, Jane <jane@example.com>". Group names are dropped, their members kept.
+    unquoted "Doe, Jane <jane@example.com>", and two without any address, the first of one word, as
+    "Doe, Jane". Group names are dropped, their members kept.
     """
     if single := _ONE_MAILBOX.fullmatch(value):
         return (_address(single[1] or "", single[2]),)
@@ -135,7 +136,10 @@ def addresses(value: str) -> tuple[Address, ...]:
             lambda run: '"' + _decode_run(run[1]).replace("\\", "").replace('"', "") + '"',
             _joined(value),
         )
-    return tuple(_mailboxes(value))
+    found = _mailboxes(value)
+    if len(found) == 2 and not any(mailbox.address or " " in found[0].name for mailbox in found):
+        return (Address(f"{found[0].name}, {found[1].name}", ""),)
+    return tuple(found)
 
 
 def _mailboxes(value: str) -> list[Address]:
@@ -160,7 +164,8 @@ def _mailboxes(value: str) -> list[Address]:
             text = " ".join("".join(words).split())
             plain = None if angle is not None else _ADDRESS.search(text)
             if angle is not None:
-                name = f"{half}, {text}" if half and text else half or text or comment
+                name = f"{half}, {text}" if half and text else half or text
+                name = f"{name} ({comment})" if name and comment else name or comment
                 found.append(_address(name, angle))
                 half = ""
             else:

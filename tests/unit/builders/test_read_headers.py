@@ -73,6 +73,8 @@ JANE = "jane@example.org"
         ("friends: a@x.org, b@x.org;", [("", "a@x.org"), ("", "b@x.org")]),
         ("undisclosed-recipients:;", []),
         ("Jane Doe", [("Jane Doe", "")]),
+        ("Doe, Jane Q", [("Doe, Jane Q", "")]),
+        ("Jane Doe (via Team) <jane@example.org>", [("Jane Doe (via Team)", JANE)]),
         ("Jane Doe, Bob Roe", [("Jane Doe", ""), ("Bob Roe", "")]),
         ("Jane Doe </O=ORG/CN=JDOE>", [("Jane Doe", "")]),
         ("Jane <jane@example.org", [("Jane", JANE)]),
