@@ -40,7 +40,9 @@ _FOREIGN: Final = (
     (b"\xd0\xcf\x11\xe0", "this is an Outlook message or Office file", _EXPORT),
     (b"SQLite format 3\x00", "this is an SQLite database", _EXPORT),
     (b"[", "this may be one JSON array", "write one JSON object on each line"),
+    (b"{", "this may be one JSON object of many lines", "write one JSON object on each line"),
 )
+_JSON_OF_MANY_LINES = re.compile(rb"\{[ \t\r]*\n")
 _TAR_MAGIC: Final = slice(257, 262)
 _HEADER = re.compile(
     rb"(?:[A-Za-z][!-9;-~]*[ \t]*:.*\n(?:[ \t].*\n)*)*?"
@@ -56,7 +58,7 @@ def kind_of(beginning: bytes) -> Kind | None:
         return "parquet"
     beginning = beginning.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n \t")
     if beginning.startswith(b"{"):
-        return "json"
+        return None if _JSON_OF_MANY_LINES.match(beginning) else "json"
     if beginning.startswith(b"From "):
         return "mbox"
     if _HEADER.match(beginning.removeprefix(b">From ").replace(b"\r", b"\n")):

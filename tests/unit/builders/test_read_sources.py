@@ -125,6 +125,7 @@ def test_zip_given_as_mbox(tmp_path: Path) -> None:
         (b"a.mbox" + b"\0" * 251 + b"ustar\x0000", "tar archive"),
         (gzip.compress(b"a.mbox" + b"\0" * 251 + b"ustar\x0000"), "tar archive"),
         (b'[{"body": "x"}]', "JSON array"),
+        (b'{\n "body": "x"\n}\n', "JSON object of many lines"),
         (b"Dear all,\nnothing here is mail: really\n", "no kind of mail file"),
         (os.urandom(64).replace(b"F", b"\0"), "no kind of mail file"),
     ],
