@@ -28,12 +28,13 @@ class Built:
 def unique(messages: Iterable[Prepared]) -> tuple[list[Prepared], int]:
     """Return the messages in time order without duplicates, and how many those were.
 
-    Two messages that share a digest are one; the older stays.
+    Two messages that share a digest are one; the older stays. Nothing of this depends on the order
+    in which the messages come, or on the names of the sources that hold them.
     """
     seen: set[bytes] = set()
     kept: list[Prepared] = []
     duplicates = 0
-    for message in sorted(messages, key=lambda m: m.order_key):
+    for message in sorted(messages, key=lambda m: (m.when, m.digests, m.sequences)):
         if seen.isdisjoint(message.digests):
             kept.append(message)
         else:
@@ -43,9 +44,12 @@ def unique(messages: Iterable[Prepared]) -> tuple[list[Prepared], int]:
 
 
 def source_digest(messages: Iterable[Prepared], vocabulary: Vocabulary, settings: Settings) -> str:
-    """Return 32 hexadecimal digits that change with any message, the settings or the vocabulary."""
+    """Return 32 hexadecimal digits that tell whether a build would give another blob.
+
+    They change with what any message teaches, the vocabulary, the order and the blob's format.
+    """
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(f"{vocabulary.fingerprint} {settings.order}".encode())
+    digest.update(f"{blob.VERSION} {vocabulary.fingerprint} {settings.order}".encode())
     for message in messages:
         for sequence in message.sequences:
             digest.update(bytes((sequence.opens, sequence.closes)))

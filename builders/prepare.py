@@ -6,10 +6,11 @@ Reading and routing come before (``builders.read``, ``builders.routing``), count
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from builders.clean import clean
+from builders.clean import Cleaned, Zone, clean
 from builders.duplicates import digests
 from builders.identity import author_address
 from builders.language import gate
@@ -49,24 +50,35 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """One message, ready to count. ``sequences`` hold ids; ``order_key`` sorts a user's mail."""
+    """One message, ready to count.
+
+    ``when`` is a POSIX time, 0 if the message does not say; ``sequences`` hold token ids.
+    """
 
     user: str
-    order_key: tuple[float, str]
+    when: float
     digests: tuple[bytes, ...]
     sequences: tuple[Sequence, ...] = field(repr=False)
 
 
+def cleaned(message: Message, keep: Collection[str] = ()) -> Cleaned:
+    """Return what the author wrote here, and the zones of the body that are not learned.
+
+    A message that a program sent is one zone, unless ``keep`` names its kind, ``automatic``.
+    """
+    if message.automatic and "automatic" not in keep:
+        return Cleaned("", (Zone("automatic", 0, len(message.body)),))
+    author = author_address(message)
+    return clean(message.body, author=author.name if author else None, keep=keep)
+
+
 def own_text(message: Message, settings: Settings) -> str | Skip:
     """Return what the author wrote here, in the wanted languages, or why there is nothing."""
-    if message.automatic:
-        return Skip.AUTOMATIC
-    author = author_address(message)
-    cleaned = clean(message.body, author=author.name if author else None, keep=settings.keep)
-    if not cleaned.text.strip():
-        automatic = any(zone.kind == "automatic" for zone in cleaned.zones)
+    own = cleaned(message, settings.keep)
+    if not own.text.strip():
+        automatic = any(zone.kind == "automatic" for zone in own.zones)
         return Skip.AUTOMATIC if automatic else Skip.NO_OWN_WORDS
-    wanted = gate(cleaned.text, languages=settings.languages)
+    wanted = gate(own.text, languages=settings.languages)
     return wanted if wanted.strip() else Skip.OTHER_LANGUAGE
 
 
@@ -86,4 +98,4 @@ def prepare(
     if not sequences:
         return Skip.NO_OWN_WORDS
     when = message.date.timestamp() if message.date else 0.0
-    return Prepared(user, (when, message.position), digests(message), sequences)
+    return Prepared(user, when, digests(message), sequences)

@@ -8,25 +8,25 @@ The user id of a message is the first of these that there is:
 4. the address of who wrote it (``builders.identity``);
 5. the name of the source, for records that do not say who wrote them.
 
-With 1 to 3 the id names a person, not an address, so the addresses they send from must come from
-elsewhere: from ``--me``; from the id itself if it is an address; or they are inferred from the
-headers of all mail of that id, which is read once more for this (``builders.identity``). A message
-from any other address was received, not sent, and is left out. A record that names no author at
-all is taken at its word.
+With 1 to 3 the id names a person. If it is an address, that is the one they send from. If not, the
+addresses are those of ``--me``, or they are inferred from the headers of all mail of that id, which
+are read in a pass of their own (``builders.identity``). A message from any other address was
+received, not sent, and is left out. A record that names no author at all is taken at its word.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from builders.identity import Owner, author_address, infer_owner
+from builders.identity import Mailbox, Owner, author_address, canonical
 from builders.message import Message
 from builders.prepare import Skip
-from builders.read import Unreadable, items, parse_headers, size
-from perslm.errors import SourceError
+from builders.read import RawItem, Unreadable, items, parse_headers, size
+from perslm.errors import ArgumentError
+from perslm.store import USER_ID_BYTES
 
 _ENDINGS = (".gz", ".jsonl", ".json", ".ndjson", ".mbox", ".mbx", ".eml", ".parquet")
 
@@ -53,12 +53,14 @@ def source_name(source: Path) -> str:
 class Router:
     """Decides for each message; made by :meth:`for_sources`, sent to worker processes.
 
-    ``owners`` holds who the people behind ids that are not addresses are.
+    ``owners`` holds who the people behind ids that are not addresses are, ``unknown`` the ids of
+    which that cannot be told.
     """
 
     only_user: str | None = None
     by_file: bool = False
     owners: Mapping[str, Owner] = field(default_factory=dict)
+    unknown: tuple[str, ...] = ()
 
     @classmethod
     def for_sources(
@@ -72,42 +74,31 @@ class Router:
     ) -> Router:
         """Return the router for these sources, reading their headers first if it must.
 
-        Raises SourceError if a source cannot be read, ArgumentError if ``me`` holds no addresses.
+        Raises SourceError if a source is no mail at all, so that a long run does not find out at
+        its end. Raises ArgumentError if ``user`` cannot be a user's id, if ``me`` holds no
+        addresses, or if it cannot be told which messages are those of ``user``.
         """
-        router = cls(user, by_file)
+        if user is not None and not _is_user_id(user):
+            raise ArgumentError(f"--user must be Unicode text of 1 to {USER_ID_BYTES} bytes")
+        records = [source for source in sources if _holds_records(source)]
         if me and user is not None:
             return cls(user, by_file, {user: Owner.of(me)})
-        if user is None and not by_file and not any(map(_names_users, sources)):
+        router = cls(user, by_file)
+        if user is not None and _is_address(user):
             return router
-        mailboxes: dict[str, list[Message]] = {}
-        progress.stage("who wrote", sum(size(source) for source in sources))
-        for source in sources:
-            for item in items(source, on_error=_ignore, on_bytes=progress.advance):
-                message = parse_headers(item)
-                if isinstance(message, Unreadable):
-                    continue  # the reading stage reports it
-                person = router._person(message, source)
-                if person is not None:
-                    mailboxes.setdefault(person, []).append(message)
-        owners = {
-            person: Owner.of([person]) if _is_address(person) else infer_owner(mailbox)
-            for person, mailbox in mailboxes.items()
-            if any(map(_names_author, mailbox))
-        }
-        return cls(user, by_file, owners)
+        mailboxes = router._mailboxes(sources if user or by_file else records, progress)
+        found = {person: mailbox.owner() for person, mailbox in mailboxes.items()}
+        owners = {person: owner for person, owner in found.items() if owner is not None}
+        if user in found and user not in owners:
+            raise ArgumentError("cannot tell whose mailbox this is: name the owner with --me")
+        return cls(user, by_file, owners, tuple(sorted(found.keys() - owners.keys())))
 
     def user(self, message: Message, source: Path) -> str | Skip:
         """Return whose model ``message`` counts for, or why it counts for none."""
-        person = self._person(message, source)
-        author = author_address(message)
-        if person is None:
-            if author is not None and author.address:
-                return author.address
-            return Skip.NO_USER if _names_author(message) else source_name(source)
-        if not _names_author(message):
-            return person
-        owner = self.owners.get(person)
-        return person if owner is not None and owner.sent(message) else Skip.NOT_SENT
+        user = self._user(message, source)
+        if isinstance(user, Skip) or _is_user_id(user):
+            return user
+        return Skip.NO_USER
 
     def explanation(self) -> Iterator[str]:
         """Yield a line for each person whose addresses were inferred: what was decided."""
@@ -118,6 +109,25 @@ class Router:
                     f"{person}: took mail from {sent} as sent, left out "
                     f"{owner.evidence.skipped} by others (--user with --me decides otherwise)"
                 )
+        for person in self.unknown:
+            yield (
+                f"{person}: left out, for nothing tells which of this mail they sent "
+                "(--user with --me does)"
+            )
+
+    def _user(self, message: Message, source: Path) -> str | Skip:
+        person = self._person(message, source)
+        author = author_address(message)
+        if person is None:
+            if author is not None and author.address:
+                return author.address
+            return Skip.NO_USER if _names_author(message) else source_name(source)
+        if not _names_author(message):
+            return person
+        owner = self.owners.get(person)
+        if owner is None and _is_address(person):
+            owner = Owner(frozenset((canonical(person),)))
+        return person if owner is not None and owner.sent(message) else Skip.NOT_SENT
 
     def _person(self, message: Message, source: Path) -> str | None:
         """Return the id that stands for a person, None where the author's address will do."""
@@ -127,32 +137,43 @@ class Router:
             return source_name(source)
         return message.user
 
+    def _mailboxes(self, sources: Collection[Path], progress: Progress) -> dict[str, Mailbox]:
+        """Read the headers of all mail of people whose ids are no addresses."""
+        mailboxes: dict[str, Mailbox] = {}
+        if sources:
+            progress.stage("who wrote", sum(size(source) for source in sources))
+        for source in sources:
+            for item in items(source, on_error=_ignore, on_bytes=progress.advance):
+                message = parse_headers(item)
+                if isinstance(message, Unreadable) or not _names_author(message):
+                    continue
+                person = self._person(message, source)
+                if person is not None and not _is_address(person):
+                    mailboxes.setdefault(person, Mailbox()).add(message)
+        return mailboxes
+
 
 def _names_author(message: Message) -> bool:
     return bool(message.author or message.sender)
 
 
-def _names_users(source: Path) -> bool:
-    """Tell whether the first readable record of a source has a ``user`` field."""
-    try:
-        return any(_first_users(source))
-    except SourceError:
-        return False  # the reading stage says what is wrong with it
-
-
-def _first_users(source: Path) -> Iterable[str | None]:
-    for item in items(source, on_error=_ignore):
-        if item.kind == "rfc822":
-            return
-        message = parse_headers(item)
-        if not isinstance(message, Unreadable):
-            yield message.user
-            return
+def _holds_records(source: Path) -> bool:
+    """Tell whether the items of a source may have a ``user`` field."""
+    first: RawItem | None = next(items(source, on_error=_ignore), None)
+    return first is not None and first.kind != "rfc822"
 
 
 def _is_address(person: str) -> bool:
     local, at, domain = person.rpartition("@")
     return bool(local and at and "." in domain and " " not in person)
+
+
+def _is_user_id(user: str) -> bool:
+    """Tell whether the store takes this as a user's id."""
+    try:
+        return 0 < len(user.encode()) <= USER_ID_BYTES
+    except UnicodeEncodeError:
+        return False
 
 
 def _ignore(unreadable: Unreadable) -> None:

@@ -6,7 +6,8 @@ time, has a worker count and encode, and publishes. Each user is published whole
 a run may stop anywhere: the next one finds the users already published unchanged and goes on with
 the others.
 
-:func:`count_words` runs the first stage alone, for a vocabulary. Nothing here decides what is
+:func:`sequences` shows what a build would count, :func:`count_words` counts for a vocabulary; both
+run the first stage alone. Nothing here decides what is
 learned: that is ``builders.prepare`` and ``builders.build``.
 """
 
@@ -14,13 +15,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Sequence as Several
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from builders.build import Built, build_user
+from builders.build import Built, build_user, unique
 from builders.prepare import Prepared, Settings, Skip, correspondents, own_text, prepare
 from builders.read import RawItem, Unreadable, items, parse, size
 from builders.routing import Progress, Router
@@ -30,7 +33,7 @@ from builders.workers import ordered_map
 from perslm.errors import ForgottenError, PublishConflictError
 from perslm.store import Head, Store
 from perslm.tokenize import sentences
-from perslm.vocabulary import Vocabulary
+from perslm.vocabulary import Sequence, Vocabulary
 
 CHUNK_MESSAGES = 128
 CHUNK_BYTES = 4 << 20
@@ -118,7 +121,7 @@ class ChunkResult:
 
 
 def build(
-    sources: Sequence[Path],
+    sources: Several[Path],
     *,
     store: Store,
     vocabulary: Vocabulary,
@@ -133,41 +136,65 @@ def build(
     Whatever is raised (SourceError, StoreUnavailableError, KeyboardInterrupt, …), ``report`` says
     what was done until then, and every user that it calls published is.
     """
-    store.put_vocabulary(vocabulary.to_bytes(), vocabulary.fingerprint)
     data = vocabulary.to_bytes()
+    store.put_vocabulary(data, vocabulary.fingerprint)
     heads: dict[str, Head] = {}
-    began = time.monotonic()
     with Spool() as spool:
-        try:
-            read = _read(_prepare_chunk, sources, (data, router, settings), jobs, progress, report)
-            for result in read:
-                for message in result.prepared:
-                    # read before anything is built: a deletion from here on wins over this run
-                    if message.user not in heads:
-                        heads[message.user] = store.head(message.user)
-                    spool.add(message)
-        finally:
-            report.reading_seconds = time.monotonic() - began
+        with closing(_prepared(sources, data, router, settings, jobs, progress, report)) as read:
+            for message in read:
+                # read before anything is built: a deletion from here on wins over this run
+                if message.user not in heads:
+                    heads[message.user] = store.head(message.user)
+                spool.add(message)
+        progress.stage("building", len(heads))
         began = time.monotonic()
+        mapped = ordered_map(
+            _build_user,
+            spool.by_user(),
+            jobs=jobs,
+            setup=_set_up,
+            setup_arguments=(data, router, settings),
+        )
         try:
-            progress.stage("building", len(heads))
-            built_users = ordered_map(
-                _build_user,
-                spool.by_user(),
-                jobs=jobs,
-                setup=_set_up,
-                setup_arguments=(data, router, settings),
-            )
-            for built in built_users:
-                report.skipped[Skip.DUPLICATE] += built.duplicates
-                report.users.append(_publish(store, built, heads[built.user]))
-                progress.advance(1)
+            with closing(mapped) as built_users:
+                for built in built_users:
+                    result = _publish(store, built, heads[built.user], vocabulary.fingerprint)
+                    report.skipped[Skip.DUPLICATE] += built.duplicates
+                    report.users.append(result)
+                    progress.advance(1)
         finally:
             report.building_seconds = time.monotonic() - began
 
 
+def sequences(
+    sources: Several[Path],
+    *,
+    vocabulary: Vocabulary,
+    router: Router,
+    settings: Settings,
+    jobs: int,
+    progress: Progress,
+    report: Report,
+) -> Iterator[tuple[str, Sequence]]:
+    """Yield the sequences that :func:`build` would count, each with its user.
+
+    Users come one after the other, the mail of each in time order and without duplicates.
+    """
+    data = vocabulary.to_bytes()
+    with Spool() as spool:
+        with closing(_prepared(sources, data, router, settings, jobs, progress, report)) as read:
+            for message in read:
+                spool.add(message)
+        for user, mail in spool.by_user():
+            kept, duplicates = unique(mail)
+            report.skipped[Skip.DUPLICATE] += duplicates
+            for message in kept:
+                for sequence in message.sequences:
+                    yield user, sequence
+
+
 def count_words(
-    sources: Sequence[Path],
+    sources: Several[Path],
     *,
     min_users: int,
     router: Router,
@@ -178,33 +205,53 @@ def count_words(
 ) -> WordCounter:
     """Count the words of everybody's own text, as a vocabulary needs them; fills ``report``."""
     total = WordCounter(min_users)
-    began = time.monotonic()
     arguments = (None, router, settings, min_users)
-    for result in _read(_count_words_of_chunk, sources, arguments, jobs, progress, report):
-        assert result.words is not None
-        total.merge(result.words)
-    report.reading_seconds = time.monotonic() - began
+    read = _read(_count_words_of_chunk, sources, arguments, jobs, progress, report)
+    with closing(read) as results:
+        for result in results:
+            assert result.words is not None
+            total.merge(result.words)
     return total
+
+
+def _prepared(
+    sources: Several[Path],
+    vocabulary: bytes,
+    router: Router,
+    settings: Settings,
+    jobs: int,
+    progress: Progress,
+    report: Report,
+) -> Generator[Prepared, None, None]:
+    arguments = (vocabulary, router, settings)
+    read = _read(_prepare_chunk, sources, arguments, jobs, progress, report)
+    with closing(read) as results:
+        for result in results:
+            yield from result.prepared
 
 
 def _read(
     work: Callable[[Chunk], ChunkResult],
-    sources: Sequence[Path],
+    sources: Several[Path],
     setup_arguments: tuple[object, ...],
     jobs: int,
     progress: Progress,
     report: Report,
-) -> Iterator[ChunkResult]:
+) -> Generator[ChunkResult, None, None]:
     """Yield ``work`` of every chunk, in the order of the sources, and keep the report's numbers."""
     progress.stage("reading", sum(map(size, sources)))
+    began = time.monotonic()
     chunks = _chunks(sources, report.unreadable.append, progress.advance)
-    for result in ordered_map(
-        work, chunks, jobs=jobs, setup=_set_up, setup_arguments=setup_arguments
-    ):
-        report.messages += result.messages
-        report.skipped.update(result.skipped)
-        report.unreadable.extend(result.unreadable)
-        yield result
+    mapped = ordered_map(work, chunks, jobs=jobs, setup=_set_up, setup_arguments=setup_arguments)
+    try:
+        with closing(mapped) as results:
+            for result in results:
+                report.messages += result.messages
+                report.skipped.update(result.skipped)
+                report.unreadable.extend(result.unreadable)
+                yield result
+    finally:
+        report.reading_seconds = time.monotonic() - began
 
 
 def _chunks(
@@ -290,7 +337,7 @@ def _build_user(mail: tuple[str, list[Prepared]]) -> Built:
     return build_user(*mail, _worker.vocabulary, _worker.settings)
 
 
-def _publish(store: Store, built: Built, head: Head) -> UserResult:
+def _publish(store: Store, built: Built, head: Head, vocabulary: str) -> UserResult:
     """Publish one user unless the very same is published already."""
     generation = head.generation
     info = store.info(built.user)
@@ -305,6 +352,8 @@ def _publish(store: Store, built: Built, head: Head) -> UserResult:
                 parent=head,
                 source_digest=built.source_digest,
                 messages=built.messages,
+                tokens=built.tokens,
+                vocabulary=vocabulary,
             )
             status = Status.PUBLISHED
         except PublishConflictError as conflict:

@@ -47,7 +47,7 @@ class Spool:
 
     def add(self, message: Prepared) -> None:
         """Append one message to the file of its user."""
-        digest = blake2b(message.user.encode("utf-8", "surrogatepass"), digest_size=1).digest()
+        digest = blake2b(message.user.encode(), digest_size=1).digest()
         self._files[digest[0] % PARTITIONS].write(pack(message))
 
     def by_user(self) -> Iterator[tuple[str, list[Prepared]]]:
@@ -56,7 +56,7 @@ class Spool:
             file.flush()
             users: dict[str, list[Prepared]] = {}
             with path.open("rb") as stored:
-                for fields in msgpack.Unpacker(stored, raw=False, strict_map_key=False):
+                for fields in msgpack.Unpacker(stored):
                     message = unpack(fields)
                     users.setdefault(message.user, []).append(message)
             yield from sorted(users.items())
@@ -65,23 +65,20 @@ class Spool:
 def pack(message: Prepared) -> bytes:
     """Return one message as msgpack; ids as raw little-endian uint32."""
     sequences = [(s.opens, s.closes, np.array(s.ids, "<u4").tobytes()) for s in message.sequences]
-    fields = (message.user, *message.order_key, list(message.digests), sequences)
-    packed = msgpack.packb(fields, unicode_errors="surrogatepass")
-    assert packed is not None
-    return bytes(packed)
+    packed: bytes = msgpack.packb((message.user, message.when, list(message.digests), sequences))
+    return packed
 
 
 def unpack(fields: list[object]) -> Prepared:
     """Return the message of :func:`pack`, from its fields."""
-    user, when, position, digests, sequences = fields
+    user, when, digests, sequences = fields
     assert isinstance(user, str)
     assert isinstance(when, float)
-    assert isinstance(position, str)
     assert isinstance(digests, list)
     assert isinstance(sequences, list)
     return Prepared(
         user,
-        (when, position),
+        when,
         tuple(digests),
         tuple(
             Sequence(tuple(np.frombuffer(ids, "<u4").tolist()), bool(opens), bool(closes))

@@ -289,7 +289,8 @@ class Vocabulary:
             else:
                 piece.append(id)
         if piece:
-            found.append(Sequence(tuple(piece), opens, True))
+            # a virtual </s> is no event: the global LM cannot emit it
+            found.append(Sequence(tuple(piece), opens, self._eos < self.size))
         return found
 
     def _loaded(self) -> Any:
