@@ -1,0 +1,1 @@
+"""The scoring service: models from a store, scores over a network."""

@@ -1,0 +1,346 @@
+"""A user's model behind a scoring service: what ``perslm.Client.model`` returns.
+
+How to use one is told in ``perslm.client``. Here are its states, what is asked at a beam step, and
+the checks that an answer must pass before anything of it reaches a beam search.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from perslm import wire
+from perslm.counts import MAX_ORDER, AnyIntegers, UInt32Array
+from perslm.errors import (
+    ArgumentError,
+    BlobError,
+    NoModelError,
+    PerslmError,
+    ServiceError,
+    VocabularyMismatchError,
+)
+from perslm.interpolate import Float32Array, mix_columns
+from perslm.model import Candidates, Histories, NullModel, States
+
+if TYPE_CHECKING:
+    from perslm.client import Client
+    from perslm.vocabulary import Vocabulary
+
+UNABLE: Final = ("store_unavailable", "bad_blob")
+"""What a service says when there may be a model but not one to use."""
+
+_SLACK: Final = 1e-3  # how far above 0 a log-probability may be for rounding
+
+
+class UnableError(ServiceError):
+    """The service answered that it has no model to use; ``reason`` is its word for why."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"the scoring service cannot use a model: {reason}")
+
+
+class RemoteModel:
+    """A user's model behind a service; made by :meth:`Client.model`, used like a PersonalModel.
+
+    ``reason`` is "ok" or why the last request brought nothing: ``unknown_user``,
+    ``vocabulary_mismatch``, ``store_unavailable``, ``bad_blob``, ``degraded`` (no answer, or not a
+    proper one) or ``refused`` (over a limit of the service). ``order`` and ``generation`` are those
+    of the last answer, 0 before the first. May be called from many threads.
+    """
+
+    def __init__(self, client: Client, user: str, vocabulary: str | Vocabulary | None) -> None:
+        self.reason = "degraded"
+        self.order = 0
+        self.generation = 0
+        self._client = client
+        self._user = user
+        self._fingerprint = ""
+        self._size: int | None = None
+        self._restarts: tuple[int, ...] = ()  # <s> and </s>, if known
+        if isinstance(vocabulary, str):
+            self._fingerprint = vocabulary
+        elif vocabulary is not None:
+            self._fingerprint = vocabulary.fingerprint
+            self._size = vocabulary.size
+            self._restarts = (vocabulary.bos, vocabulary.eos)
+        self._contexts: list[tuple[int, ...]] = []  # by state
+        self._state_of: dict[tuple[int, ...], int] = {}
+        self._weight_of: dict[int, float] = {}  # λ by state, of one generation
+        self._silent_until = 0.0
+        self._mutex = threading.Lock()  # over the three tables
+        self._introduce()
+
+    @property
+    def vocabulary_fingerprint(self) -> str:
+        """Return the fingerprint that is sent along; empty if it could not be learnt yet."""
+        return self._fingerprint
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Return how many ids the vocabulary has; 0 if that could not be learnt yet."""
+        return self._size or 0
+
+    def states(self, histories: Histories) -> UInt32Array:
+        """Return a state for each history, uint32[n]; nothing is sent."""
+        return self._intern([self._context(history) for history in histories])
+
+    def weights(self, states: States) -> Float32Array:
+        """Return λ of each state, float32[n]; a request if the last answers did not tell."""
+        wanted = self._checked(states)
+        with self._mutex:
+            known = [self._weight_of.get(state) for state in wanted.tolist()]
+        if None not in known and not self._is_silent():
+            return np.array(known, np.float32)
+        nothing = np.zeros((len(wanted), 0), np.uint32)
+        return self._ask(wanted, {"candidates": wire.pack_array(nothing, "<u4")}, columns=0).weights
+
+    def score(self, states: States, candidates: Candidates) -> tuple[Float32Array, UInt32Array]:
+        """Return ln p(candidate | state), float32[n, k], and the states behind, uint32[n, k].
+
+        One request. Raises ArgumentError as ``PersonalModel.score`` does.
+        """
+        start = self._checked(states)
+        shape = NullModel("").score(start, candidates)[0].shape
+        ids = np.minimum(np.asarray(candidates, np.int64).reshape(shape), wire.LARGEST_ID)
+        what: dict[str, object] = {"candidates": wire.pack_array(ids, "<u4")}
+        answer = self._ask(start, what, columns=shape[1])
+        behind: list[tuple[int, ...]] = []
+        for state, row in zip(start.tolist(), ids.tolist(), strict=True):
+            behind += self._longer(self._contexts[state], row)
+        return answer.logprobs, self._intern(behind).reshape(shape)
+
+    def continuations(self, states: States, k: int = 8) -> tuple[UInt32Array, Float32Array]:
+        """Return the k likeliest next ids of each state and their ln p, best first.
+
+        uint32[n, m] and float32[n, m], m ≤ k, as ``PersonalModel.continuations``; one request.
+        """
+        if k < 1:
+            raise ArgumentError(f"k must be at least 1, not {k}")
+        answer = self._ask(self._checked(states), {"top_k": k})
+        return answer.ids, answer.logprobs
+
+    def distribution(self, states: States) -> Float32Array:
+        """Return ln p(w | state) for every id w, float32[n, vocabulary_size]; one request.
+
+        All −inf if the model cannot be had.
+        """
+        wanted = self._checked(states)
+        answer = self._ask(wanted, {"dense": True, "compact": True})
+        dense = np.full((len(wanted), self.vocabulary_size), -np.inf, np.float32)
+        dense[:, answer.ids] = answer.logprobs
+        return dense
+
+    def mix(self, states: States, global_logprobs: Float32Array) -> Float32Array:
+        """Return ln(λ·p_personal + (1−λ)·p_global), float32[n, width], natural log; one request.
+
+        As ``PersonalModel.mix``, with the same bits; the given array itself if every weight is 0.
+        """
+        wanted = self._checked(states)
+        answer = self._ask(wanted, {"dense": True, "compact": True})
+        if not answer.weights.any():
+            return global_logprobs
+        rows = np.asarray(global_logprobs, np.float32)
+        if rows.ndim != 2 or len(rows) != len(wanted) or rows.shape[1] < self.vocabulary_size:
+            raise ArgumentError(
+                f"global log-probabilities need the shape ({len(wanted)}, {self.vocabulary_size} "
+                f"or more), not {rows.shape}: is this the vocabulary the model was built with?"
+            )
+        return mix_columns(rows, answer.weights, answer.ids, answer.logprobs)
+
+    def __repr__(self) -> str:
+        return (
+            f"RemoteModel({self._client!r}, order={self.order}, generation={self.generation}, "
+            f"reason={self.reason!r})"
+        )
+
+    def _introduce(self) -> bool:
+        """Learn order and vocabulary; tell whether that worked."""
+        try:
+            facts = self._client.info(self._user)
+            check_vocabulary(self._fingerprint or None, facts["vocabulary"])
+        except (ServiceError, NoModelError, VocabularyMismatchError) as error:
+            self._abstain(error)
+            return False
+        self._fingerprint = facts["vocabulary"]
+        self._size = facts["vocabulary_size"]
+        self.order, self.generation = facts["order"], facts["generation"]
+        self.reason = "ok"
+        return True
+
+    def _ask(
+        self, states: UInt32Array, what: Mapping[str, object], columns: int | None = None
+    ) -> _Scores:
+        """Send one score request; ``columns`` is how many the answer must have, if that is known.
+
+        The answer that changes nothing takes the place of one that cannot be had.
+        """
+        unknown = self._size is None
+        if self._is_silent() or (unknown and not self._introduce()):
+            return _nothing(len(states), columns or 0)
+        request = {
+            "user": self._user,
+            "vocabulary": self._fingerprint,
+            "histories": wire.pack_rows(self._contexts[state] for state in states.tolist()),
+            **what,
+        }
+        try:
+            fields = self._client.request_scores(request)
+            _require_model(fields, self._fingerprint)
+            answer = _read_scores(fields, len(states), columns, what, self._size or 0)
+        except (ServiceError, NoModelError, VocabularyMismatchError) as error:
+            self._abstain(error)
+            return _nothing(len(states), columns or 0)
+        self._remember(states, answer)
+        return answer
+
+    def _remember(self, states: UInt32Array, answer: _Scores) -> None:
+        with self._mutex:
+            if answer.generation != self.generation:
+                self._weight_of.clear()
+            self._weight_of.update(zip(states.tolist(), answer.weights.tolist(), strict=True))
+            self.order, self.generation, self.reason = answer.order, answer.generation, "ok"
+
+    def _abstain(self, error: PerslmError) -> None:
+        """Be silent for a while; raise instead if the client is strict."""
+        with self._mutex:
+            self.reason = reason_of(error)
+            self._weight_of.clear()
+            self._silent_until = time.monotonic() + self._client.pause
+        if self._client.strict:
+            raise error
+
+    def _is_silent(self) -> bool:
+        return not self._client.strict and time.monotonic() < self._silent_until
+
+    @property
+    def _depth(self) -> int:
+        """Return how many ids of a history can matter to the model."""
+        return (self.order or MAX_ORDER) - 1
+
+    def _context(self, history: Sequence[int] | AnyIntegers) -> tuple[int, ...]:
+        """Return the part of a history that can matter to the model."""
+        depth = self._depth
+        recent = [int(i) for i in history[max(0, len(history) - depth) :]] if depth else []
+        if any(i < 0 for i in recent):
+            raise ArgumentError("a history holds a negative token id")
+        for at in range(len(recent) - 1, -1, -1):
+            if recent[at] in self._restarts:
+                return (self._restarts[0], *recent[at + 1 :])
+        return tuple(min(i, wire.LARGEST_ID) for i in recent)
+
+    def _longer(self, context: tuple[int, ...], ids: list[int]) -> list[tuple[int, ...]]:
+        """Return the contexts after ``context`` and each id: what ``_context`` would, but fast."""
+        depth = self._depth
+        if not depth:
+            return [()] * len(ids)
+        tail = context[max(0, len(context) - depth + 1) :]
+        restarts = self._restarts
+        return [(restarts[0],) if i in restarts else (*tail, i) for i in ids]
+
+    def _intern(self, contexts: list[tuple[int, ...]]) -> UInt32Array:
+        """Return the state of each context, numbering those not met before."""
+        with self._mutex:
+            for context in contexts:
+                if context not in self._state_of:
+                    self._state_of[context] = len(self._contexts)
+                    self._contexts.append(context)
+            return np.array([self._state_of[context] for context in contexts], np.uint32)
+
+    def _checked(self, states: States) -> UInt32Array:
+        array = np.asarray(states)
+        if array.size == 0:
+            array = array.astype(np.uint32)
+        if array.ndim != 1 or array.dtype.kind not in "ui":
+            raise ArgumentError("states must be a one-dimensional array of integers")
+        if len(array) and not 0 <= array.min() <= array.max() < len(self._contexts):
+            raise ArgumentError("a state is not one of this model: states do not carry over")
+        return array.astype(np.uint32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Scores:
+    """An answer that was found to be sound. ``ids`` are of the columns, where they were asked."""
+
+    weights: Float32Array
+    logprobs: Float32Array
+    ids: UInt32Array
+    order: int = 0
+    generation: int = 0
+
+
+def _nothing(n: int, columns: int) -> _Scores:
+    """Return the answer that changes nothing; it fits whatever was asked."""
+    logprobs = np.full((n, columns), -np.inf, np.float32)
+    return _Scores(np.zeros(n, np.float32), logprobs, np.zeros((n, 0), np.uint32))
+
+
+def _read_scores(
+    fields: dict[str, Any], n: int, columns: int | None, what: Mapping[str, object], size: int
+) -> _Scores:
+    """Return the scores of an answer with status "ok"; raises ServiceError if they cannot be."""
+    try:
+        weights = wire.unpack_array(fields.get("weights"), "<f4", 1)
+        logprobs = wire.unpack_array(fields.get("logprobs"), "<f4", 2)
+        ids = np.zeros((n, 0), np.uint32)
+        if columns is None:
+            ids = wire.unpack_array(fields.get("ids"), "<u4", 2 if "top_k" in what else 1)
+    except ArgumentError as error:
+        raise ServiceError("the scoring service sent an array that cannot be read") from error
+    order, generation = fields.get("order"), fields.get("generation")
+    expected = ids.shape[-1] if columns is None else columns
+    sound = (
+        weights.shape == (n,)
+        and logprobs.shape == (n, expected)
+        and (ids.ndim == 1 or len(ids) == n)
+        and bool(((weights >= 0) & (weights <= 1)).all())
+        and bool((logprobs <= _SLACK).all())  # which no NaN is
+        and bool((ids < size).all())
+        and type(generation) is int
+        and type(order) is int
+        and 1 <= order <= MAX_ORDER
+    )
+    if not sound:
+        raise ServiceError("the scoring service sent scores that cannot be")
+    return _Scores(weights, logprobs, ids, fields["order"], fields["generation"])
+
+
+def _require_model(fields: Mapping[str, object], fingerprint: str) -> None:
+    """Raise the error that a status other than "ok" stands for."""
+    status, reason = fields.get("status"), fields.get("reason")
+    if status == "no_model":
+        raise NoModelError("the user has no published model")
+    if status == "vocabulary_mismatch":
+        raise VocabularyMismatchError("that of the published model", fingerprint)
+    if status == "degraded" and reason in UNABLE:
+        raise UnableError(str(reason))
+    if status != "ok":
+        raise ServiceError("the scoring service sent a status that this client does not know")
+
+
+def reason_of(error: PerslmError) -> str:
+    """Return the word for programs that an error becomes where it is not raised."""
+    if isinstance(error, NoModelError):
+        return "unknown_user"
+    if isinstance(error, VocabularyMismatchError):
+        return "vocabulary_mismatch"
+    if isinstance(error, BlobError):
+        return "bad_blob"
+    if isinstance(error, UnableError):
+        return error.reason
+    refused = isinstance(error, ServiceError) and error.status and 400 <= error.status < 500
+    return "refused" if refused else "degraded"
+
+
+def check_vocabulary(given: str | Vocabulary | None, expected: str) -> None:
+    """Raise VocabularyMismatchError if a vocabulary was given that is not the expected one."""
+    if given is None:
+        return
+    fingerprint = given if isinstance(given, str) else given.fingerprint
+    if fingerprint != expected:
+        raise VocabularyMismatchError(expected, fingerprint)

@@ -1,0 +1,170 @@
+"""Models in memory: bounded, never older than a moment, and still there when the store is not.
+
+An :class:`Entry` is what the store said of one user: a model, or the null model that says why there
+is none. Both are kept, so that neither a popular user nor an unknown one asks the store at every
+step. What happens to an entry:
+
+==========  ==========================================================================
+age         then
+==========  ==========================================================================
+fresh       answers at once; ``peek`` returns it
+due         the next request asks the store for the generation, and loads it if it
+            changed; requests that come meanwhile are answered from the old entry
+stale       the store did not answer: the old model goes on for ``stale_seconds``,
+            asking the store again whenever ``fresh_seconds`` are over
+evicted     least recently used first, when the models exceed ``cache_bytes``
+==========  ==========================================================================
+
+One thread at a time loads a user. Locks are striped: two users may share one, which costs a wait,
+never a wrong answer. What an answer is made of is the business of ``service.core``.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final
+
+from perslm.errors import BlobError, StoreError
+from perslm.model import NullModel, PersonalModel
+from perslm.store import Store, UserInfo
+from service.settings import Settings
+
+_STRIPES: Final = 64
+_ENTRY_BYTES: Final = 2048
+_BYTES_BY_STATE: Final = 40  # seven arrays of the automaton
+_BYTES_BY_ARC: Final = 40  # three arrays, two derived ones, and the model's index of events
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the store said of a user.
+
+    ``generation`` is that of the published model (0: none, or unknown), ``info`` what the store
+    knows of it. ``due`` is when to ask again, ``confirmed`` when the store last vouched for it, in
+    seconds of the cache's clock. ``stale`` tells that the store could not be asked when it was due.
+    """
+
+    model: PersonalModel | NullModel
+    generation: int
+    info: UserInfo | None
+    due: float
+    confirmed: float
+    stale: bool = False
+
+    @property
+    def bytes(self) -> int:
+        """Return about how much memory the entry takes."""
+        if isinstance(self.model, NullModel):
+            return _ENTRY_BYTES
+        automaton = self.model.automaton
+        return _ENTRY_BYTES + _BYTES_BY_STATE * automaton.states + _BYTES_BY_ARC * automaton.arcs
+
+
+class ModelCache:
+    """Models of the most recently served users, kept in step with a store. Thread-safe."""
+
+    def __init__(
+        self, store: Store, settings: Settings, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._clock = clock
+        self._entries: OrderedDict[str, Entry] = OrderedDict()  # least recently used first
+        self._bytes = 0
+        self._mutex = threading.Lock()  # over the two above; never held while the store is asked
+        self._loading = [threading.Lock() for _ in range(_STRIPES)]
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __repr__(self) -> str:
+        return f"ModelCache(entries={len(self)}, bytes={self._bytes})"
+
+    def peek(self, user: str) -> Entry | None:
+        """Return the user's entry if it is fresh: at once, without asking the store."""
+        entry = self._recent(user)
+        return entry if entry is not None and self._clock() < entry.due else None
+
+    def get(self, user: str) -> Entry:
+        """Return the user's entry, after asking the store if it is due; may block on the store.
+
+        Raises ArgumentError if ``user`` cannot be a user id, and nothing else.
+        """
+        entry = self.peek(user)
+        if entry is not None:
+            return entry
+        old = self._recent(user)
+        lock = self._lock(user)
+        if not lock.acquire(blocking=old is None):
+            assert old is not None
+            return old  # somebody is asking right now
+        try:
+            entry = self.peek(user)
+            if entry is None:
+                entry = self._ask(user, self._recent(user))
+                self._put(user, entry)
+            return entry
+        finally:
+            lock.release()
+
+    def drop(self, user: str) -> None:
+        """Forget the entry of a user whose model in the store was just changed or deleted.
+
+        A load that began before that has ended, and is dropped too, when this returns.
+        """
+        with self._lock(user), self._mutex:
+            self._remove(user)
+
+    def _ask(self, user: str, old: Entry | None) -> Entry:
+        """Return what the store says now, or else go on with what it said before."""
+        now = self._clock()
+        due = now + self._settings.fresh_seconds
+        try:
+            if old is not None and old.generation == self._store.head(user).generation > 0:
+                return replace(old, due=due, confirmed=now, stale=False)
+            stored = self._store.fetch(user)
+        except StoreError:
+            if old is not None and now - old.confirmed < self._settings.stale_seconds:
+                return replace(old, due=due, stale=True)
+            return Entry(NullModel("store_unavailable"), 0, None, due, now)
+        if stored is None:
+            return Entry(NullModel("unknown_user"), 0, None, due, now)
+        model: PersonalModel | NullModel
+        try:
+            model = PersonalModel.from_blob(
+                stored.blob, generation=stored.generation, weight=self._settings.weight
+            )
+        except BlobError:
+            model = NullModel("bad_blob")
+        info = UserInfo(
+            **{name: getattr(stored, name) for name in UserInfo.__dataclass_fields__}
+        )  # without the blob, which would stay in memory
+        return Entry(model, stored.generation, info, due, now)
+
+    def _lock(self, user: str) -> threading.Lock:
+        return self._loading[hash(user) % _STRIPES]
+
+    def _recent(self, user: str) -> Entry | None:
+        with self._mutex:
+            entry = self._entries.get(user)
+            if entry is not None:
+                self._entries.move_to_end(user)
+            return entry
+
+    def _put(self, user: str, entry: Entry) -> None:
+        """Keep ``entry``, which may be larger than the bound: then it is the only one."""
+        with self._mutex:
+            self._remove(user)
+            self._entries[user] = entry
+            self._bytes += entry.bytes
+            while self._bytes > self._settings.cache_bytes and len(self._entries) > 1:
+                self._remove(next(iter(self._entries)))
+
+    def _remove(self, user: str) -> None:
+        entry = self._entries.pop(user, None)
+        if entry is not None:
+            self._bytes -= entry.bytes

@@ -1,0 +1,323 @@
+"""The scoring service without a transport: plain requests in, plain answers out.
+
+HTTP (``service.http``) and whatever comes after it translate between bytes and the dataclasses
+here, and decide nothing. The rules:
+
+* *Do no harm.* For a well-formed request there is always an answer. Without a model every weight
+  is 0, candidates have −inf, and ``status`` and ``reason`` say why, for programs to read:
+
+  =======================  ==========================================================
+  ``status``               ``reason``
+  =======================  ==========================================================
+  ``ok``                   ``ok``, or ``stale``: the store is away, the model was good
+                           when it was last seen
+  ``no_model``             ``unknown_user``
+  ``vocabulary_mismatch``  ``vocabulary_mismatch``
+  ``degraded``             ``store_unavailable`` or ``bad_blob``
+  =======================  ==========================================================
+
+* A request that is wrong in itself is a :class:`RequestError`, which names the field and the
+  remedy, never the content.
+* Management of users (metadata, blob, deletion) is no beam search: its failures are exceptions of
+  ``perslm.errors``.
+
+Models come from ``service.cache``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from perslm.automaton import ROOT
+from perslm.counts import UInt32Array
+from perslm.errors import ArgumentError, BlobError, NoModelError, StoreUnavailableError
+from perslm.interpolate import Float32Array
+from perslm.model import Candidates, Histories, NullModel, PersonalModel
+from perslm.store import Store, Stored, UserInfo
+from service.cache import ModelCache
+from service.settings import Settings
+
+Status: TypeAlias = Literal["ok", "no_model", "vocabulary_mismatch", "degraded"]
+
+_STATUS: Final[dict[str, Status]] = {
+    "unknown_user": "no_model",
+    "vocabulary_mismatch": "vocabulary_mismatch",
+    "store_unavailable": "degraded",
+    "bad_blob": "degraded",
+}
+
+_QUICK_VALUES: Final = 1 << 16
+"""An answer of at most so many log-probabilities takes well under a millisecond."""
+
+
+class RequestError(ArgumentError):
+    """A request cannot be answered as it is; ``code`` is for programs, the text for people."""
+
+    def __init__(self, code: str, message: str) -> None:
+        self.code = code
+        super().__init__(message)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoreRequest:
+    """What to score, for ``n`` hypotheses of one user.
+
+    ``vocabulary`` is the fingerprint of the vocabulary that the ids are of. ``histories`` are n
+    rows of token ids, oldest first, at least the last order − 1 of each. Exactly one of these says
+    what is asked: ``candidates`` (integers[n, k]), ``top_k``, or ``dense``; ``compact`` changes the
+    form of a dense answer.
+    """
+
+    user: str
+    vocabulary: str
+    histories: Histories
+    candidates: Candidates | None = None
+    top_k: int | None = None
+    dense: bool = False
+    compact: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoreAnswer:
+    """Scores of n histories: natural logarithms, with the weights λ to mix them in with.
+
+    ``weights`` is float32[n], ``logprobs`` float32[n, k]. What the columns are depends on what was
+    asked: the k candidates, in order; the k likeliest ids, best first, of which ``ids`` is
+    uint32[n, k] (k can be less than ``top_k``); all ids of the vocabulary; or, compact, the ids
+    uint32[k] that the user ever wrote, ascending, where all others have −inf. Without a model the
+    last three have no columns. ``generation`` and ``order`` are those of the model, or 0.
+    """
+
+    status: Status
+    reason: str
+    generation: int
+    order: int
+    weights: Float32Array
+    logprobs: Float32Array
+    ids: UInt32Array | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UserModel:
+    """Metadata of a user's published model.
+
+    ``ngrams`` has one number per order, ``bytes`` is the size of the blob, ``created`` a POSIX
+    time, ``vocabulary`` a fingerprint and ``vocabulary_size`` the number of its ids.
+    """
+
+    order: int
+    ngrams: tuple[int, ...]
+    bytes: int
+    generation: int
+    messages: int
+    tokens: int
+    vocabulary: str
+    vocabulary_size: int
+    created: float
+
+
+class ScoringService:
+    """Everything that the service does, for any transport. Thread-safe; all calls may block.
+
+    The store stays the caller's, to close after the service has stopped.
+    """
+
+    def __init__(
+        self, store: Store, settings: Settings, *, cache: ModelCache | None = None
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._cache = cache or ModelCache(store, settings)
+
+    def score(self, request: ScoreRequest) -> ScoreAnswer:
+        """Score a request. Raises RequestError if it is malformed or over a limit."""
+        n, columns = self._checked(request)
+        try:
+            entry = self._cache.get(request.user)
+        except ArgumentError as error:
+            raise RequestError("invalid_user", str(error)) from error
+        model = entry.model
+        if isinstance(model, NullModel):
+            return _nothing(model.reason, n, columns, request)
+        if model.vocabulary_fingerprint != request.vocabulary:
+            return _nothing("vocabulary_mismatch", n, columns, request)
+        if request.candidates is None:  # all that the user ever wrote is looked at
+            self._limit_values(n, model.vocabulary_size)
+        try:
+            states = model.states(request.histories)
+            logprobs, ids = _scores(model, states, request)
+        except ArgumentError as error:
+            raise RequestError("invalid_ids", str(error)) from error
+        return ScoreAnswer(
+            status="ok",
+            reason="stale" if entry.stale else "ok",
+            generation=entry.generation,
+            order=model.order,
+            weights=model.weights(states),
+            logprobs=logprobs,
+            ids=ids,
+        )
+
+    def is_quick(self, request: ScoreRequest) -> bool:
+        """Tell whether ``score`` would neither ask the store nor compute for long."""
+        entry = self._cache.peek(request.user)
+        if entry is None:
+            return False
+        if isinstance(entry.model, NullModel):
+            return True
+        if request.candidates is not None:
+            columns = len(request.candidates[0]) if len(request.candidates) else 0
+        else:  # both look at everything that the user ever wrote
+            columns = entry.model.vocabulary_size
+        return len(request.histories) * columns <= _QUICK_VALUES
+
+    def model(self, user: str) -> UserModel:
+        """Return what is known of the user's model.
+
+        Raises NoModelError, StoreUnavailableError, BlobError, or RequestError for an impossible
+        user id.
+        """
+        try:
+            entry = self._cache.get(user)
+        except ArgumentError as error:
+            raise RequestError("invalid_user", str(error)) from error
+        model, info = entry.model, entry.info
+        if isinstance(model, PersonalModel) and info is not None:
+            return _metadata(model, info)
+        if model.reason == "bad_blob":
+            raise BlobError("the published model cannot be read")
+        if model.reason == "unknown_user":
+            raise NoModelError("the user has no published model")
+        raise StoreUnavailableError("the store cannot be reached")
+
+    def blob(self, user: str, *, unless: int | None = None) -> Stored | int:
+        """Return the user's published model as it is in the store.
+
+        If its generation is ``unless``, return that number instead. Raises NoModelError,
+        StoreError, or RequestError for an impossible user id.
+        """
+        try:
+            if unless and self._store.head(user).generation == unless:
+                return unless
+            stored = self._store.fetch(user)
+        except ArgumentError as error:
+            raise RequestError("invalid_user", str(error)) from error
+        if stored is None:
+            raise NoModelError("the user has no published model")
+        return stored
+
+    def forget(self, user: str) -> None:
+        """Delete every generation of the user's model.
+
+        Raises NoModelError if there was none, StoreError, or RequestError for an impossible user
+        id. Other replicas of the service learn of it when their entry is due.
+        """
+        try:
+            existed = self._store.forget(user)
+        except ArgumentError as error:
+            raise RequestError("invalid_user", str(error)) from error
+        self._cache.drop(user)
+        if not existed:
+            raise NoModelError("the user has no published model")
+
+    def check(self) -> None:
+        """Return if the store answers; raises StoreError if not."""
+        self._store.ping()
+
+    def _checked(self, request: ScoreRequest) -> tuple[int, int]:
+        """Return the number of histories, and of columns that an answer without a model has."""
+        n = len(request.histories)
+        if n > self._settings.max_histories:
+            raise RequestError(
+                "too_many_histories",
+                f"at most {self._settings.max_histories} histories fit into one request: send more",
+            )
+        asked = (request.candidates is not None, request.top_k is not None, request.dense)
+        if sum(asked) != 1:
+            raise RequestError(
+                "invalid_request", "ask for exactly one of candidates, top_k and dense: true"
+            )
+        if request.compact and not request.dense:
+            raise RequestError("invalid_request", "compact is a form of dense: true only")
+        if request.top_k is not None:
+            if request.top_k < 1:
+                raise RequestError("invalid_request", "top_k must be at least 1")
+            self._limit_values(n, request.top_k)
+        if request.candidates is None:
+            return n, 0
+        columns = _columns(request.candidates, n)
+        self._limit_values(n, columns)
+        return n, columns
+
+    def _limit_values(self, n: int, columns: int) -> None:
+        if n * columns > self._settings.max_answer_values:
+            raise RequestError(
+                "answer_too_large",
+                f"one request may need at most {self._settings.max_answer_values} "
+                "log-probabilities: send fewer histories at a time, or ask for less",
+            )
+
+
+def _columns(candidates: Candidates, n: int) -> int:
+    if len(candidates) != n:
+        raise RequestError("invalid_request", "candidates needs one row for every history")
+    widths = {len(row) for row in candidates}
+    if len(widths) > 1:
+        raise RequestError("invalid_request", "all rows of candidates must have the same length")
+    return widths.pop() if widths else 0
+
+
+def _scores(
+    model: PersonalModel, states: UInt32Array, request: ScoreRequest
+) -> tuple[Float32Array, UInt32Array | None]:
+    if request.candidates is not None:
+        return model.score(states, request.candidates)[0], None
+    if request.top_k is not None:
+        ids, logprobs = model.continuations(states, request.top_k)
+        return logprobs, ids
+    dense = model.distribution(states)
+    if not request.compact:
+        return dense, None
+    written = _written(model)
+    return dense[:, written], written.astype(np.uint32)
+
+
+def _written(model: PersonalModel) -> npt.NDArray[np.intp]:
+    """Return the ids of all events the user ever wrote, ascending: those the root knows."""
+    return np.flatnonzero(np.isfinite(model.distribution([ROOT])[0]))
+
+
+def _nothing(reason: str, n: int, columns: int, request: ScoreRequest) -> ScoreAnswer:
+    """Return the answer that changes nothing."""
+    ids: UInt32Array | None = None
+    if request.top_k is not None:
+        ids = np.zeros((n, 0), np.uint32)
+    elif request.compact:
+        ids = np.zeros(0, np.uint32)
+    return ScoreAnswer(
+        status=_STATUS[reason],
+        reason=reason,
+        generation=0,
+        order=0,
+        weights=np.zeros(n, np.float32),
+        logprobs=np.full((n, columns), -np.inf, np.float32),
+        ids=ids,
+    )
+
+
+def _metadata(model: PersonalModel, info: UserInfo) -> UserModel:
+    return UserModel(
+        order=model.order,
+        ngrams=model.automaton.ngrams,
+        bytes=info.bytes,
+        generation=info.generation,
+        messages=model.metadata.messages,
+        tokens=int(model.automaton.total[ROOT]),
+        vocabulary=model.vocabulary_fingerprint,
+        vocabulary_size=model.vocabulary_size,
+        created=info.created,
+    )

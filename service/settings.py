@@ -1,0 +1,150 @@
+"""What an operator can set: one frozen dataclass, filled from ``PERSLM_…`` variables.
+
+Every field has a variable of its name in capitals: ``http`` is ``PERSLM_HTTP``. Keyword arguments
+win over the environment, the environment over the defaults. Whether an address may be served
+without authentication is decided here too, by :meth:`Settings.address`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+from perslm.errors import ArgumentError
+from perslm.interpolate import DEFAULT_WEIGHT, check_weight
+
+_PREFIX: Final = "PERSLM_"
+_MIB: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class TcpAddress:
+    """Where to listen: a host and a port; port 0 lets the system choose one."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnixAddress:
+    """Where to listen: the path of a unix socket, which only this user will be able to open."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Settings of the scoring service; see :meth:`from_environment`.
+
+    ``store`` is a store URL (None: the embedded one), ``http`` is ``HOST:PORT`` or ``unix:/path``,
+    ``weight`` the interpolation weight λ of every model. ``insecure`` allows to listen where other
+    machines can connect although nothing authenticates them.
+
+    ``cache_bytes`` bounds the models kept in memory. A model is used for ``fresh_seconds`` before
+    the store is asked again whether it is the latest; while the store is away it is used for at
+    most ``stale_seconds`` after the store last vouched for it.
+
+    A request may have ``max_body_bytes``, ``max_histories``, and need ``max_answer_values``
+    log-probabilities: its histories times its candidates, or times the vocabulary.
+    """
+
+    store: str | None = None
+    http: str = "127.0.0.1:8377"
+    weight: float = DEFAULT_WEIGHT
+    insecure: bool = False
+    cache_bytes: int = 512 * _MIB
+    fresh_seconds: float = 1.0
+    stale_seconds: float = 3600.0
+    max_body_bytes: int = 8 * _MIB
+    max_histories: int = 1024
+    max_answer_values: int = 8 * _MIB
+
+    def __post_init__(self) -> None:
+        check_weight(self.weight)
+        for name in ("cache_bytes", "fresh_seconds", "stale_seconds"):
+            if not getattr(self, name) >= 0:
+                raise ArgumentError(f"the setting {name} cannot be negative")
+        for name in ("max_body_bytes", "max_histories", "max_answer_values"):
+            if getattr(self, name) < 1:
+                raise ArgumentError(f"the setting {name} must be at least 1")
+
+    @classmethod
+    def from_environment(
+        cls, environment: Mapping[str, str] | None = None, **given: Any
+    ) -> Settings:
+        """Return the settings of ``environment`` (default: the process's), overridden by ``given``.
+
+        Arguments that are None count as not given, so that command-line options can be passed on
+        as they are. Raises ArgumentError, naming the variable, for a value that cannot be read.
+        """
+        source = os.environ if environment is None else environment
+        values: dict[str, Any] = {}
+        for field in fields(cls):
+            variable = _PREFIX + field.name.upper()
+            if given.get(field.name) is not None:
+                values[field.name] = given[field.name]
+            elif source.get(variable):
+                values[field.name] = _parse(variable, source[variable], field.type)
+        return cls(**values)
+
+    def address(self) -> TcpAddress | UnixAddress:
+        """Return where to listen.
+
+        Raises ArgumentError if ``http`` is neither ``HOST:PORT`` nor ``unix:/path``, or if other
+        machines could connect there and ``insecure`` is not set: nothing authenticates them yet.
+        """
+        if self.http.startswith("unix:"):
+            path = Path(self.http.removeprefix("unix:").removeprefix("//"))
+            if not path.is_absolute():
+                raise ArgumentError("a unix socket needs an absolute path: unix:/run/perslm.sock")
+            return UnixAddress(path)
+        host, _, port = self.http.rpartition(":")
+        host = host.removeprefix("[").removesuffix("]")
+        if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+            raise ArgumentError(
+                "the HTTP address must be HOST:PORT or unix:/path, such as 127.0.0.1:8377"
+            )
+        if not self.insecure and not _is_loopback(host):
+            raise ArgumentError(
+                "other machines could connect to this address, and there is no authentication: "
+                "listen on 127.0.0.1 or unix:/path behind a proxy that authenticates, or accept "
+                "the risk with --insecure (PERSLM_INSECURE=1)"
+            )
+        return TcpAddress(host, int(port))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name: only this one is known to stay on the machine
+        return host == "localhost"
+
+
+def _boolean(text: str) -> bool:
+    try:
+        return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[
+            text.lower()
+        ]
+    except KeyError as error:
+        raise ValueError from error
+
+
+# by annotation, which is text in this module
+_PARSERS: Final[dict[str, Callable[[str], Any]]] = {
+    "str": str,
+    "str | None": str,
+    "int": int,
+    "float": float,
+    "bool": _boolean,
+}
+
+
+def _parse(variable: str, text: str, annotation: Any) -> Any:
+    try:
+        return _PARSERS[annotation](text)
+    except ValueError as error:
+        raise ArgumentError(f"{variable} must be of type {annotation}") from error

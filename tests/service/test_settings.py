@@ -1,0 +1,83 @@
+"""Settings from the environment, and addresses that are safe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from perslm.errors import ArgumentError
+from service.settings import Settings, TcpAddress, UnixAddress
+
+
+def test_arguments_win_over_the_environment_over_defaults() -> None:
+    environment = {"PERSLM_HTTP": "127.0.0.1:1", "PERSLM_WEIGHT": "0.2", "PERSLM_STORE": ""}
+    read = Settings.from_environment(environment, http="127.0.0.1:2", weight=None)
+    assert read == Settings(http="127.0.0.1:2", weight=0.2)
+
+
+def test_every_setting_can_come_from_the_environment() -> None:
+    environment = {
+        "PERSLM_STORE": "redis://localhost",
+        "PERSLM_HTTP": "unix:/run/s",
+        "PERSLM_WEIGHT": "0.5",
+        "PERSLM_INSECURE": "yes",
+        "PERSLM_CACHE_BYTES": "1",
+        "PERSLM_FRESH_SECONDS": "2.5",
+        "PERSLM_STALE_SECONDS": "3",
+        "PERSLM_MAX_BODY_BYTES": "4",
+        "PERSLM_MAX_HISTORIES": "5",
+        "PERSLM_MAX_ANSWER_VALUES": "6",
+    }
+    assert set(environment) == {f"PERSLM_{name.upper()}" for name in Settings.__dataclass_fields__}
+    wanted = Settings("redis://localhost", "unix:/run/s", 0.5, True, 1, 2.5, 3.0, 4, 5, 6)
+    assert Settings.from_environment(environment) == wanted
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("PERSLM_WEIGHT", "much"),
+        ("PERSLM_WEIGHT", "1.5"),
+        ("PERSLM_WEIGHT", "nan"),
+        ("PERSLM_INSECURE", "perhaps"),
+        ("PERSLM_CACHE_BYTES", "1.5"),
+        ("PERSLM_FRESH_SECONDS", "-1"),
+        ("PERSLM_STALE_SECONDS", "nan"),
+        ("PERSLM_MAX_HISTORIES", "0"),
+    ],
+)
+def test_values_that_make_no_sense(variable: str, value: str) -> None:
+    with pytest.raises(ArgumentError):
+        Settings.from_environment({variable: value})
+
+
+@pytest.mark.parametrize(
+    ("http", "address"),
+    [
+        ("127.0.0.1:0", TcpAddress("127.0.0.1", 0)),
+        ("127.8.9.10:80", TcpAddress("127.8.9.10", 80)),
+        ("localhost:8377", TcpAddress("localhost", 8377)),
+        ("[::1]:8377", TcpAddress("::1", 8377)),
+        ("unix:/run/perslm.sock", UnixAddress(Path("/run/perslm.sock"))),
+        ("unix:///run/perslm.sock", UnixAddress(Path("/run/perslm.sock"))),
+    ],
+)
+def test_addresses_on_this_machine(http: str, address: Any) -> None:
+    assert Settings(http=http).address() == address
+
+
+@pytest.mark.parametrize("http", ["0.0.0.0:80", "[::]:80", "192.168.1.5:80", "example.com:80"])
+def test_addresses_that_others_reach_must_be_asked_for(http: str) -> None:
+    with pytest.raises(ArgumentError, match="--insecure"):
+        Settings(http=http).address()
+    assert isinstance(Settings(http=http, insecure=True).address(), TcpAddress)
+
+
+@pytest.mark.parametrize(
+    "http", ["", ":80", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:65536", "unix:s"]
+)
+def test_addresses_that_are_none(http: str) -> None:
+    with pytest.raises(ArgumentError):
+        Settings(http=http).address()
