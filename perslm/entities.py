@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from perslm.wordlists import (
     ANNOUNCING,
+    ANNOUNCING_NUMBERS,
     BEFORE_MONEY,
     BEFORE_MONTH,
     COMMON_NAMES,
@@ -106,6 +107,8 @@ _DOTTED = re.compile(
     (?: (?: :\d+ )?+ [/?\#] [^\s<>"]*+ )?+""",
     re.VERBOSE,
 )
+# A name of one letter is more often an abbreviation: a.k.a., S.A.C.
+_FILE_NAME = re.compile(r"\w\w\.(?:[a-z0-9]+|[A-Z0-9]+)\Z")
 _CLOSERS = {")": "(", "]": "[", "}": "{"}
 _PATH = re.compile(
     r"""(?<![\w\\])
@@ -155,7 +158,7 @@ def _urls(text: str) -> Iterator[tuple[int, int, int]]:
         generic = label.lower() in TOP_LEVEL and (label.islower() or host.isupper())
         if generic or (slash and len(label) == 2 and label.isalpha() and label.islower()):
             yield match.start(), _trimmed(text, *match.span()), _RANK["url"]
-        elif label.lower() in EXTENSIONS and (label.islower() or label.isupper()):
+        elif label.lower() in EXTENSIONS and _FILE_NAME.search(host):
             yield match.start(), match.start() + len(host), _RANK["path"]
 
 
@@ -249,7 +252,7 @@ def _numeric(text: str) -> Iterator[tuple[int, int, int]]:
                     kind, start, end = "date", word_start, dated.end()
             elif word in BEFORE_MONEY:
                 kind, start = "money", word_start
-            elif word in ("x", "ext"):
+            elif word in ("x", "ext") and match.group().isdigit():
                 kind, start = "phone", word_start
             elif match.group().isdigit() and end - start > 6:
                 kind = "secret"
@@ -281,7 +284,14 @@ _KEY_BLOCK = re.compile(
     r"-----BEGIN [A-Z ]{0,40}(?:PRIVATE|SECRET|ENCRYPTED)[A-Z ]{0,40}-----"
     r"(?:(?!-----END)[\s\S])*+(?:-----END [A-Z ]{0,60}-----)?"
 )
-_RUN = re.compile(r"(?<![A-Za-z0-9+/=_-])[A-Za-z0-9+/=_-]{8,}+(?:\.[A-Za-z0-9_-]{10,}+)*+")
+# Runs that may be keys: of 8 characters, or of 6 where five digits in a row stand somewhere.
+_RUN, _SHORT_RUN = (
+    re.compile(rf"(?<![A-Za-z0-9+/=_-])[A-Za-z0-9+/=_-]{{{least},}}+(?:\.[A-Za-z0-9_-]{{10,}}+)*+")
+    for least in (8, 6)
+)
+_FIVE_DIGITS = re.compile(r"\d{5}")
+# The rest of a password whose first run gave it away.
+_TAIL = re.compile(r"(?:[!@#$%^&*~+?|]{1,3}\w{1,32}){1,4}")
 _IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{4}){2,7}(?:[ -]?[A-Z0-9]{1,4})?(?!\w)")
 _PREFIX = re.compile(
     r"""(?: sk|pk|rk|whsec|shpat|hf|npm|gh[oprsu]|github_pat|glpat|xox[abeoprs]|dop_v1|key|pypi|SG )
@@ -309,7 +319,7 @@ def looks_secret(run: str) -> bool:
         return flips * 3 >= len(run)
     if _PREFIX.match(run) or _HEX.search(run) or _GROUPS.match(run):
         return True
-    if re.search(r"\d{5}", run):
+    if _FIVE_DIGITS.search(run):
         return True
     for segment in re.split(r"[^0-9A-Za-z]+", run):
         digits = sum(map(str.isdigit, segment))
@@ -325,12 +335,15 @@ def _keys(text: str) -> Iterator[tuple[int, int, int]]:
     if "-----BEGIN" in text:
         for match in _KEY_BLOCK.finditer(text):
             yield match.start(), match.end(), _RANK["secret"]
-    for match in _RUN.finditer(text):
+    runs = _SHORT_RUN if _FIVE_DIGITS.search(text) else _RUN
+    for match in runs.finditer(text):
         run = match.group()
         if run.islower() and run.isalpha():
             continue
         if looks_secret(run) and not run.isdigit():
-            yield match.start(), match.start() + len(run.rstrip("=-_/")), _RANK["secret"]
+            tail = _TAIL.match(text, match.end())
+            end = tail.end() if tail else match.start() + len(run.rstrip("=-_/"))
+            yield match.start(), end, _RANK["secret"]
     for match in _IBAN.finditer(text):
         if sum(map(str.isdigit, match.group())) >= 8:
             yield match.start(), match.end(), _RANK["secret"]
@@ -353,7 +366,7 @@ _WEAK = (
     r"backup|reset|sort)[ ]codes?|codes?|combination|ssn|social[ ]security(?:[ ]number)?|tax[ ]id|"
     r"passport(?:[ ](?:number|no\.?))?|(?:account|acct\.?|routing|card|member(?:ship)?|customer|"
     r"policy|licen[cs]e|confirmation|reservation|booking)(?:[ ](?:number|num|no\.?|id|nr\.?))?|"
-    r"a/c|konto(?:nummer)?|kontonr\.?|cuenta|compte|swift|bic|login|logon|id"
+    r"konto(?:nummer)?|kontonr\.?|cuenta|compte|swift|bic|login|logon|id"
 )
 _ANNOUNCED = {
     strong: re.compile(
@@ -367,13 +380,14 @@ _ANNOUNCED = {
     )
     for strong, words in ((True, _STRONG), (False, _WEAK))
 }
+_SPACES = re.compile(r"[\t\n]")
 _TOLD = re.compile(r"[:=：→#]|->")
 _LINE = re.compile(r"[^\n]{1,240}")
 
 
 def _announced(text: str, digits: bool) -> Iterator[tuple[int, int, int]]:
     """Find values that follow the words which announce them."""
-    lowered = text.lower()
+    lowered = " " + _SPACES.sub(" ", text.lower())
     if any(piece in lowered for piece in ANNOUNCING):
         for match in _ANNOUNCED[True].finditer(text):
             start, end = match.span("value")
@@ -390,7 +404,7 @@ def _announced(text: str, digits: bool) -> Iterator[tuple[int, int, int]]:
             elif value.lower() in TELLING:
                 continue
             yield start, end, _RANK["secret"]
-    if digits:
+    if digits and any(piece in lowered for piece in ANNOUNCING_NUMBERS):
         for match in _ANNOUNCED[False].finditer(text):
             start, end = match.span("value")
             end = _trimmed(text, start, end)
@@ -401,7 +415,7 @@ def _announced(text: str, digits: bool) -> Iterator[tuple[int, int, int]]:
 # --- names --------------------------------------------------------------------------------------
 
 _CAPITALIZED = re.compile(rf"[A-Z\u00c0-\U0010ffff](?<!{_W}.)(?:{_W}|['’](?=[A-Z]))*+")
-_LETTERS = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*+")
+_LETTERS = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*+")
 
 
 @lru_cache(maxsize=4096)

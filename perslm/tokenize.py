@@ -30,7 +30,14 @@ from collections.abc import Iterable
 from itertools import pairwise
 
 from perslm.entities import KINDS, Entity, entities
-from perslm.wordlists import ABBREVIATIONS, BEFORE_NUMBER, DAYS_AND_MONTHS, STARTERS, TITLES
+from perslm.wordlists import (
+    ABBREVIATIONS,
+    BEFORE_NUMBER,
+    DAYS_AND_MONTHS,
+    NEVER_LAST,
+    STARTERS,
+    TITLES,
+)
 
 __all__ = [
     "ENTITY_TOKENS",
@@ -228,8 +235,9 @@ def _segmented(text: str, names: Iterable[str]) -> tuple[list[list[str]], bool]:
 
 _ENDS = frozenset("。！？｡।॥؟۔።")
 _CLOSES = frozenset(")]}»」』）】›")
-_CONTINUES = frozenset([",", ";", ":", "-", "--", "---", "–", "—", "/", "、", "，"])
-_RUNS = "!?-*=_~#+"
+_CONTINUES = frozenset([",", ";", ":", "、", "，"])
+_RUNS = ".!?-*=_~#+"
+_QUOTES = frozenset("'\"")
 _OPEN, _SOFT, _ABBREVIATED, _ENDED = range(4)
 
 
@@ -237,51 +245,49 @@ def _segment(tokens: list[str], found: list[list[str]]) -> bool:
     """Cut the tokens of one line into sentences, appended to ``found``; tell if the last ended."""
     first: list[str] = []
     sentence, state = first, _OPEN
+    quotes: set[str] = set()  # those that are open
     found.append(sentence)
     for index, token in enumerate(tokens):
+        if token in _QUOTES:
+            closes = token in quotes
+            quotes ^= {token}
+        else:
+            closes = token in _CLOSES
+            if len(token) > 1 and token[0] in _RUNS:
+                token = token[:3] if token[0] != "." else "..."
         if state:
-            if _attaches(token, sentence):
+            if closes or token in _ENDS or _ATTACHED.match(token):
                 sentence.append(token)
                 continue
             if _starts(token, state, sentence):
                 sentence = []
                 found.append(sentence)
+                quotes = {token} & _QUOTES
             state = _OPEN
         if token in _PLACED:
             sentence.append(_PLACED[token])
-        elif token[-1] == ".":
-            if token == ".":
-                # "1." that opens a line is a list marker, not a sentence.
-                state = _OPEN if sentence is first and sentence == [_NUMBER] else _ENDED
-                sentence.append(token)
-            elif token[0] == ".":
-                sentence.append("...")
-                state = _SOFT
-            elif _keeps_period(token, tokens[index + 1] if index + 1 < len(tokens) else ""):
-                sentence.append(token)
-                state = _ABBREVIATED
-            else:
-                sentence += (token[:-1], ".")
-                state = _ENDED
-        elif token[0] in _RUNS:
-            sentence.append(token[:3])
-            state = _ENDED if token[0] in "!?" else _OPEN
-        else:
+        elif token[-1] != ".":
             sentence.append(token)
-            state = _ENDED if token in _ENDS else _OPEN
+            if token[0] in "!?" or token in _ENDS:
+                state = _ENDED
+        elif token == ".":
+            # "1." that opens a line is a list marker, not a sentence.
+            state = _OPEN if sentence is first and sentence == [_NUMBER] else _ENDED
+            sentence.append(token)
+        elif token == "...":
+            sentence.append(token)
+            state = _SOFT
+        elif _keeps_period(token, tokens[index + 1] if index + 1 < len(tokens) else ""):
+            sentence.append(token)
+            state = _ABBREVIATED
+        else:
+            sentence += (token[:-1], ".")
+            state = _ENDED
     return state == _ENDED
 
 
-def _attaches(token: str, sentence: list[str]) -> bool:
-    """Tell whether a token after a final mark still belongs to the sentence before it."""
-    if token in _CLOSES:
-        return True
-    if token in ("'", '"'):
-        return sentence.count(token) % 2 == 1
-    return _SMILES.match(token) is not None
-
-
-_SMILES = re.compile(rf"[{_EMOJI}]|[:;=].|<3|\^_*\^|-_+-")
+# What still belongs to a sentence after its final mark, besides what closes.
+_ATTACHED = re.compile(rf"[.!?]|[{_EMOJI}]|[:;=].|<3|\^_*\^|-_+-")
 
 
 def _starts(token: str, state: int, sentence: list[str]) -> bool:
@@ -291,7 +297,8 @@ def _starts(token: str, state: int, sentence: list[str]) -> bool:
     if state == _SOFT:
         return token[0].isupper()
     if state == _ABBREVIATED:
-        return token in STARTERS and sentence[-1][:-1].lower() not in TITLES
+        before = sentence[-1][:-1].lower()
+        return token in STARTERS and before not in TITLES and before not in NEVER_LAST
     if token[0].islower():
         if sentence[-1] == ".":  # "mgmt. of": an abbreviation that no list knows
             return len(sentence) < 2 or _CONSONANTS.fullmatch(sentence[-2]) is None
@@ -306,8 +313,10 @@ def _keeps_period(token: str, following: str) -> bool:
     """Tell whether a word that a period follows is an abbreviation that owns it."""
     stem = token[:-1]
     lowered = stem.lower()
-    if lowered in TITLES or lowered in ABBREVIATIONS:
+    if lowered in ABBREVIATIONS or lowered in NEVER_LAST:
         return True
+    if lowered in TITLES:
+        return stem[0].isupper()
     if lowered in DAYS_AND_MONTHS:
         return stem.istitle()
     if lowered in BEFORE_NUMBER:

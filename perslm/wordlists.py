@@ -109,38 +109,60 @@ BEFORE_MONTH = _set(
     """
 )
 
-# Pieces of the words that announce a password: where none occurs, no such word does.
-ANNOUNCING = _set(
-    """
-    passw passc pass- passp passe pass: pass= phrase pwd pw pin user login log-in logon contrase
-    clave senha mdp secret kennwort geheim wachtwoord lösenord salasana hasło heslo парол пин şifre
-    parola jelsz adgangs passord 密 パスワ 暗証 비밀 암호 كلمة סיסמה mật sandi
-    """
-) | {"pass code", "pass word", "pass ph", "pass :", "pass =", "log in"}
+# Pieces of the words that announce a password, and of those that announce a number to be kept
+# secret: where none occurs, no such word does. A slash stands for any white space.
+ANNOUNCING = tuple(
+    piece.replace("/", " ")
+    for piece in _set(
+        """
+        passw passc passp pass-p pass-c pass-w pass/p pass/c pass/w passe pass: pass=
+        pass/: pass/= phrase pw pin/ pin: pin= pin# pin- pincode pin： username user/name
+        userid user/id login log-in logon contrase clave senha mdp secret kennwort
+        geheim wachtwoord lösenord salasana hasło heslo парол пин şifre parola jelsz
+        adgangs passord 密 パスワ 暗証 비밀 암호 كلمة סיסמה mật sandi
+        """
+    )
+)
+ANNOUNCING_NUMBERS = tuple(
+    piece.replace("/", " ")
+    for piece in _set(
+        """
+        secret token key otp cvv cvc code combination ssn social/sec tax/id passport account acct
+        routing card member customer policy licen confirm reserv booking konto cuenta compte swift
+        bic login logon id/ id: id= id#
+        """
+    )
+)
 
-# Abbreviations that another word always follows: no sentence ends with them.
+# Abbreviations of titles, with a capital letter: a name follows, so no sentence ends with them.
 TITLES = _set(
     """
-    mr mrs ms dr prof rev hon gen rep sen gov capt lt col sgt cpl maj adm pres st ste mt ft messrs
-    mme mlle mgr hr fr frl herr sra srta dott sig ing dipl vs e.g i.e eg ie cf viz approx ca
-    bzw z.b d.h u.a v.a p.ej ej dhr mevr
+    mr mrs ms dr prof rev hon gen rep sen gov capt lt col sgt cpl maj adm pres st ste mt ft
+    messrs mme mlle mgr hr fr frl herr sr sra srta dott sig ing dipl dhr mevr
+    """
+)
+
+# Abbreviations that another word always follows, in either case.
+NEVER_LAST = _set(
+    """
+    vs e.g i.e eg ie cf viz approx bzw z.b d.h u.a v.a p.ej ej resp mr mrs ms dr
     """
 )
 
 # Abbreviations that may also end a sentence.
 ABBREVIATIONS = _set(
     """
-    etc inc ltd co corp llc llp plc jr sr esq est dept assn assoc bros ave blvd rd hwy univ intl
-    natl govt misc max min avg tel fax attn addl incl excl temp prev orig mfg mgr mgmt amt acct
-    tech eng admin asst exec dir ref resp usw etw evtl inkl exkl str tfn pvt pty gmbh cie
+    etc inc ltd co corp llc llp plc jr sr esq dept assn assoc bros ave blvd rd hwy univ intl
+    natl govt misc avg attn addl incl excl mfg mgmt amt acct asst usw etw evtl inkl exkl str pvt
+    pty gmbh cie
     """
 )
 
 # Abbreviations only where a number follows.
 BEFORE_NUMBER = _set(
     """
-    no nos nr núm num fig figs sec secs sect ch chap vol vols p pp pg pgs art arts para paras eq ext
-    rm apt bldg flr ste ex pt v cl
+    no nos nr núm num fig figs sec secs sect ch chap vol vols p pp pg pgs art arts para paras eq
+    ext rm apt bldg flr ste ex pt v cl max min tel fax ca est ref
     """
 )
 
