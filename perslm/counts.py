@@ -132,6 +132,15 @@ class Counts:
         np.add.at(sums, above.context, above.count)
         return sums if self.cut is None else sums + self.cut[order]
 
+    def shorten(self, order: int) -> Counts:
+        """Return the counts of orders 1 to ``order`` alone, as if no longer n-gram was counted."""
+        if not 1 <= order <= self.order:
+            raise ArgumentError(f"order must be 1 to {self.order}, not {order}")
+        cut = None if self.cut is None else self.cut[:order]
+        whole = None if self.whole is None else self.whole[:order]
+        levels = list(self.levels[:order])
+        return Counts(self.specials, tuple(_drop_unused_bos(levels, self.specials)), cut, whole)
+
     def prune(self, minimum: Sequence[int]) -> Counts:
         """Drop every o-gram seen fewer than ``minimum[o-1]`` times; what stays, stays closed.
 

@@ -1,7 +1,8 @@
 """``perslm demo``: the whole way once, from mailboxes to a personalised beam over HTTP.
 
 Real parts throughout: the builders, the embedded store and the service are those of production.
-Only the global LM is a stand-in, a model of everybody's mail pooled (``perslm.beam.PooledModel``).
+Only the global LM is a stand-in: a model of everybody else's mail (``perslm.beam.PooledModel``), so
+that, like a neural one, it has not seen the user's.
 """
 
 from __future__ import annotations
@@ -32,12 +33,16 @@ from perslm.vocabulary import Vocabulary
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "mail"
 
 PROMPTS = {
-    "nora-engineer": ["The short", "I'd bet", "Could you"],
-    "ruth-lawyer": ["I should be", "For the avoidance", "Could you"],
-    "ines-student": ["To be", "La verdad", "Could you"],
-    "bea-shopkeeper": ["Give us", "Just a quick", "Could you"],
-    "pavel-five": ["Wood remembers", "Could you"],
+    "nora-engineer": ["The short", "Thanks for", "I'd"],
+    "ruth-lawyer": ["I should be", "Thank you", "For the"],
+    "ines-student": ["To be", "La verdad", "I was"],
+    "bea-shopkeeper": ["Give us", "Just a", "No worries"],
+    "pavel-five": ["Wood", "The piano"],
 }
+
+
+WEIGHT = 0.5
+"""λ of the demo: more than the default, for the stand-in knows less than a neural LM."""
 
 
 def register(app: typer.Typer) -> None:
@@ -63,7 +68,7 @@ def demo(
         url = f"embedded:{folder}/store"
         with open_store(url) as store:
             vocabulary = _build(sources, store, Path(folder))
-            pooled = _pool(store)
+            pooled = _pool_others(store)
             with _service(url) as address:
                 _compare(address, pooled, vocabulary)
     _what_next()
@@ -85,16 +90,27 @@ def _build(sources: list[Path], store: Store, folder: Path) -> Vocabulary:
     return Vocabulary.load(folder / "vocab.json")
 
 
-def _pool(store: Store) -> PooledModel:
-    stored = [store.fetch(user) for user in sorted(store.users())]
-    return PooledModel(merge([blob.decode(s.blob).counts for s in stored if s is not None]))
+def _pool_others(store: Store) -> dict[str, PooledModel]:
+    """Return, for each user, a global LM that knows everybody's mail but theirs."""
+    stored = {user: store.fetch(user) for user in sorted(store.users())}
+    # order 2: four people's trigrams would be far surer of themselves than a neural LM is
+    counts = {
+        user: blob.decode(found.blob).counts.shorten(2)
+        for user, found in stored.items()
+        if found is not None
+    }
+    return {
+        user: PooledModel(merge([c for other, c in counts.items() if other != user]))
+        for user in counts
+    }
 
 
 @contextmanager
 def _service(store: str) -> Iterator[str]:
     """Run `perslm serve` on a free port and yield its URL."""
     stdout.rule("2. the scoring service")
-    command = [sys.executable, "-m", "perslm", "serve", "--http", "127.0.0.1:0", "--store", store]
+    where = ["--http", "127.0.0.1:0", "--store", store]
+    command = [sys.executable, "-m", "perslm", "serve", *where, "--weight", str(WEIGHT)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -134,13 +150,15 @@ class _Timed(Scorer):
         return mixed
 
 
-def _compare(address: str, pooled: PooledModel, vocabulary: Vocabulary) -> None:
+def _compare(address: str, pooled: dict[str, PooledModel], vocabulary: Vocabulary) -> None:
     from perslm.client import Client
 
     stdout.rule("3. beam search, 8 hypotheses, without and with the user's model")
     table = Table("user", "typed so far", "global LM alone", "with the user's model", "a step")
     everything: list[float] = []
-    hidden = [i for i in vocabulary.special_ids if i != vocabulary.eos]
+    # no sentence ends here: hypotheses of one length compare fairly
+    marks = [i for i in map(vocabulary.id, (".", "!", "?", ",")) if i is not None]
+    banned = [*vocabulary.special_ids, *marks]
     with Client(address) as client:
         for user, prompts in PROMPTS.items():
             model = client.model(user, vocabulary=vocabulary)
@@ -148,13 +166,12 @@ def _compare(address: str, pooled: PooledModel, vocabulary: Vocabulary) -> None:
                 timed = _Timed(model)
                 found = [
                     search(
-                        pooled,
+                        pooled[user],
                         vocabulary.history(prompt),
                         personal=scorer,
-                        steps=6,
+                        steps=4,
                         best=1,
-                        stop=[vocabulary.eos],
-                        banned=hidden,
+                        banned=banned,
                     )[0]
                     for scorer in (None, timed)
                 ]

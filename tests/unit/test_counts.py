@@ -91,6 +91,11 @@ def test_pruning_keeps_totals_and_closure(sequences: list[Seq], minimum: int, or
     assert [c.tolist() for c in again.cut or ()] == [c.tolist() for c in pruned.cut or ()]
 
 
+@given(sequences=sequence_lists(), order=st.integers(1, 5))
+def test_shortening_equals_counting_to_a_lower_order(sequences: list[Seq], order: int) -> None:
+    assert same(count(sequences, 5, SPECIALS).shorten(order), count(sequences, order, SPECIALS))
+
+
 def test_pruned_mass_by_hand() -> None:
     # 2 is followed by 3 three times and by 4 once
     counts = count([Seq([2, 3], False, False)] * 3 + [Seq([2, 4], False, False)], 2, SPECIALS)
