@@ -107,8 +107,12 @@ def explain(error: Exception, location: str, trouble: str | None) -> StoreError:
             "again, or allow more time"
         )
     if _disconnected(error):
-        remedy = trouble or "check that it runs, and that address and port are right"
-        return StoreUnavailableError(f"the store {location} cannot be reached: {remedy}")
+        if trouble:
+            return StoreUnavailableError(f"the store {location} has stopped: {trouble}")
+        return StoreUnavailableError(
+            f"the store {location} cannot be reached: check that it runs, and that address and "
+            "port are right"
+        )
     return StoreError(
         f"the store {location} failed with {type(error).__name__}: see its log; a server of "
         "Redis 6.2 or later is needed"

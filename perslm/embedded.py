@@ -128,7 +128,7 @@ class EmbeddedServer:
     def ensure(self) -> None:
         """Return when the server answers, after starting it if there is none.
 
-        Costs one round trip if the server runs, some 20 ms if it must be started (longer with a
+        Costs one round trip if the server runs, some 50 ms if it must be started (longer with a
         large store, which is read into memory first).
 
         Raises:
@@ -189,7 +189,8 @@ class EmbeddedServer:
             log = (self.directory / "valkey.log").read_text("utf-8", "replace")
         except FileNotFoundError:
             return None
-        if "No space left on device" in log or "Disk quota exceeded" in log:
+        full = ("No space left on device", "Disk quota exceeded", "Short write while writing")
+        if any(sign in log for sign in full):
             return f"the disk of {self.directory} is full: free some space, {_ANOTHER_PLACE}"
         if "Read-only file system" in log or "Permission denied" in log:
             return f"{self.directory} cannot be written: make it writable, {_ANOTHER_PLACE}"

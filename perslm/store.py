@@ -268,7 +268,7 @@ class Store:
         return self._publish(user, parent)
 
     def forget(self, user: str) -> bool:
-        """Delete every generation, and fence off builds that are running; say if there was one.
+        """Delete every generation, and fence off builds that are running; say if there was a model.
 
         After a connection lost in the middle, False may mean that the first try had deleted it.
         """

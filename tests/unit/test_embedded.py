@@ -329,6 +329,40 @@ def test_a_damaged_log_is_named_with_the_remedy_and_the_remedy_works(
         assert stored.blob == b"one"
 
 
+FILL = """
+import os, sys
+from perslm.errors import StoreUnavailableError
+from perslm.store import open_store
+with open_store("embedded:" + sys.argv[1]) as store:
+    published = 0
+    try:
+        while True:
+            published = store.publish("u", os.urandom(200_000), parent=store.head("u"))
+    except StoreUnavailableError as error:
+        print(published, store.fetch("u").generation, store.forget("u"), error, sep="\\n")
+"""
+
+
+def test_a_full_disk_loses_nothing_and_says_so(tmp_path: Path) -> None:
+    """On a small disk of the test's own, in a mount namespace that ends with it."""
+    space = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-ec"]
+    mount = 'mount -t tmpfs -o size=3m tmpfs "$1"'
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run(
+            [*space, mount, "sh", tmp_path], stderr=subprocess.DEVNULL, check=False
+        ).returncode
+    ):
+        pytest.skip("this system does not let the test mount a small disk")
+    command = [*space, mount + '; exec "$2" -c "$3" "$1/store"', "sh", tmp_path, sys.executable]
+    done = subprocess.run([*command, FILL], capture_output=True, text=True, check=True)
+    published, readable, forgotten, told = done.stdout.splitlines()
+    assert int(published) > 5
+    assert readable == published
+    assert forgotten == "True"
+    assert "free some space" in told
+
+
 def test_a_file_in_place_of_the_directory(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreUnavailableError, match="PERSLM_STORE"):
@@ -392,6 +426,7 @@ def test_a_server_that_lives_and_does_not_answer(
     ("log", "told"),
     [
         ("# Error writing to the AOF file: No space left on device", "is full"),
+        ("# Short write while writing to the AOF file: (nwritten=1, expected=2)", "is full"),
         ("# Can't open the append-only file: Permission denied", "cannot be written"),
         ("# Bad file format reading the append only file x", "valkey-check-aof"),
         ("# Ready to accept connections", None),
