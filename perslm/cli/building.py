@@ -5,35 +5,41 @@ from __future__ import annotations
 import json as jsonlib
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
-from rich.table import Table
+from rich.table import Column, Table
 
-from perslm.cli.common import JsonOption, StoreOption, print_json, stderr, stdout, write_bytes
-from perslm.errors import ArgumentError
+from perslm.cli.common import (
+    JsonOption,
+    StoreOption,
+    add_command,
+    check_writable,
+    print_json,
+    stderr,
+    stdout,
+    write_bytes,
+)
+from perslm.cli.progress import show_progress
+from perslm.errors import ArgumentError, PerslmError
 from perslm.store import open_store
 from perslm.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
-    from builders.message import Message
     from builders.read import Unreadable
-    from builders.routing import Router
+    from builders.routing import Progress, Router
     from builders.run import Report
 
-SHOWN_USERS = 20
-"""Rows of the summary table; the JSON report has them all."""
+SHOWN = 20
+"""Rows of the summary table, and lines on whose mail is whose; the JSON report has all users."""
 
 Sources = Annotated[
     list[Path],
     typer.Argument(
-        metavar="SOURCE...",
+        metavar="SOURCE",
         help="Mail: an mbox (also gzipped, also Gmail Takeout), a maildir, a directory of .eml, "
         "JSON lines (.jsonl, .jsonl.gz: user, message_id, date, from, to, subject, and body or "
         "raw), or Parquet with those columns.",
@@ -45,7 +51,8 @@ UserOption = Annotated[
     typer.Option(
         "--user",
         help="All sources are this one person's mailbox, and this is the user id. Without it the "
-        "user of a message is, in this order: its `user` field; the From address; the file's name.",
+        "user of a message is, in this order: the `user` field of its record; the address of who "
+        "wrote it; the name of the file, if it does not say who wrote it.",
     ),
 ]
 MeOption = Annotated[
@@ -54,7 +61,7 @@ MeOption = Annotated[
         "--me",
         metavar="ADDRESS",
         help="With --user: an address that the person sends from (repeat for aliases). Without it "
-        "the addresses are inferred from who takes part in most of the mail.",
+        "the address is USER, if it is one, or else inferred: who takes part in most of the mail.",
     ),
 ]
 
@@ -79,7 +86,7 @@ KeepOption = Annotated[
     typer.Option(
         metavar="KINDS",
         help="Zones to keep although they would be removed, separated by commas: greeting, close, "
-        "signature, …",
+        "signature, … (perslm clean names the kinds it removes).",
     ),
 ]
 LanguagesOption = Annotated[
@@ -97,11 +104,40 @@ VocabOption = Annotated[
 def register(app: typer.Typer) -> None:
     """Add this module's commands to ``app``."""
     vocab = typer.Typer(help="Make the vocabulary that models speak.", no_args_is_help=True)
-    vocab.command("build")(vocab_build)
-    vocab.command("import")(vocab_import)
+    add_command(
+        vocab,
+        vocab_build,
+        "perslm vocab build mail/*.mbox --user-from file -o vocab.json",
+        "perslm vocab build sent.mbox --user me --min-users 1 -o vocab.json",
+        name="build",
+    )
+    add_command(
+        vocab,
+        vocab_import,
+        "perslm vocab import tokenizer.json -o vocab.json",
+        "perslm vocab import tokenizer.json --bos '<|begin|>' --eos '<|end|>' -o vocab.json",
+        name="import",
+    )
     app.add_typer(vocab, name="vocab")
-    for command in (build, clean, tokenize):
-        app.command()(command)
+    add_command(
+        app,
+        build,
+        "perslm build sent.mbox --user me --vocab vocab.json",
+        "perslm build sent.mbox --user me --me me@example.org --me me@work.example --vocab v.json",
+        "perslm build mail/*.mbox --user-from file --vocab v.json --languages en,es --order 4",
+        "perslm build company.jsonl.gz --vocab v.json --store redis://db:6379 --report night.json",
+    )
+    add_command(
+        app,
+        clean,
+        "perslm clean sent.mbox | less",
+        "perslm clean sent.mbox --user me --keep greeting,close --json",
+    )
+    add_command(
+        app,
+        tokenize,
+        "perslm tokenize sent.mbox --user me --vocab vocab.json | head",
+    )
 
 
 def vocab_build(
@@ -133,7 +169,8 @@ def vocab_build(
 
     settings = Settings(languages=_list(languages), keep=_list(keep))
     report = Report([str(s) for s in sources])
-    with _progress(quiet=json) as progress:
+    check_writable(output)
+    with show_progress(quiet=json) as progress:
         router = _router(sources, user, me, user_from, progress)
         counter = count_words(
             sources,
@@ -145,7 +182,7 @@ def vocab_build(
             report=report,
         )
     vocabulary = counter.vocabulary(size)
-    vocabulary.save(output)
+    write_bytes(output, vocabulary.to_bytes())
     facts = {
         "output": str(output),
         "size": vocabulary.size,
@@ -153,10 +190,10 @@ def vocab_build(
         "messages": report.messages,
         "unreadable": len(report.unreadable),
     }
+    _warn_unreadable(report.unreadable)
     if json:
         print_json(facts)
         return
-    _warn_unreadable(report.unreadable)
     stdout.print(
         f"{output}: {vocabulary.size} tokens from {report.messages} messages, "
         f"fingerprint {vocabulary.fingerprint}"
@@ -174,7 +211,7 @@ def vocab_import(
 ) -> None:
     """Take over the tokenizer of the global LM, so that models speak its very ids."""
     vocabulary = Vocabulary.from_tokenizer_json(tokenizer, bos=bos, eos=eos)
-    vocabulary.save(output)
+    write_bytes(output, vocabulary.to_bytes())
     if json:
         print_json(
             {
@@ -209,6 +246,9 @@ def build(
 
     A user is published whole or not at all. After an interruption run the same command again: users
     already published are found unchanged. Exit code 1 if another builder published a user first.
+
+    With --json the report is printed that --report writes: what was read, skipped and why, and
+    users with status, generation, messages, duplicates, tokens, ngrams and bytes.
     """
     from builders.prepare import Settings
     from builders.run import Report
@@ -217,8 +257,11 @@ def build(
     vocabulary = Vocabulary.load(vocab)
     settings = Settings(order, _list(languages), _list(keep))
     done = Report([str(s) for s in sources])
+    if report is not None:
+        check_writable(report)
     try:
-        with open_store(store) as opened, _progress(quiet=json) as progress:
+        with open_store(store) as opened, show_progress(quiet=json) as progress:
+            opened.ping()  # before the mail is read: it may take hours
             build_all(
                 sources,
                 store=opened,
@@ -231,14 +274,16 @@ def build(
             )
     except KeyboardInterrupt:
         done.interrupted = True
-    finally:
-        if report is not None:
-            text = jsonlib.dumps(done.as_json(), ensure_ascii=False, indent=1)
-            write_bytes(report, text.encode("utf-8"))
+    except (PerslmError, OSError):
+        with suppress(OSError):  # tell of the first trouble, not of this one
+            _write_report(done, report)
+        raise
+    _write_report(done, report)
     if json:
         print_json(done.as_json())
     else:
         _summarize(done)
+    _warn_unreadable(done.unreadable)
     if done.interrupted:
         stderr.print("interrupted; run the same command again to go on")
         raise typer.Exit(130)
@@ -257,32 +302,34 @@ def clean(
 ) -> None:
     """Show what a build takes from each message: the kept text, and the zones it removes.
 
-    With --json one object a line: message_id, text, and zones with kind, start and end in the body.
-    All messages are shown; with --user, --me or --user-from only those that the user sent.
-    """
-    from builders.clean import clean as clean_body
-    from builders.identity import author_address
+    All messages are shown; with --user or --user-from file only those that the user sent. The
+    language gate comes after this.
 
-    selected = user is not None or user_from is UserFrom.FILE
-    kinds = _list(keep)
-    for _, message in _messages(sources, user, me, user_from, everybody=not selected):
-        author = author_address(message)
-        cleaned = clean_body(message.body, author=author.name if author else None, keep=kinds)
-        if json:
-            print_json(
-                {
-                    "message_id": message.message_id,
-                    "text": cleaned.text,
-                    "zones": [
-                        {"kind": z.kind, "start": z.start, "end": z.end} for z in cleaned.zones
-                    ],
-                }
-            )
-            continue
-        stdout.rule(message.position, style="dim")
-        stdout.print(cleaned.text, markup=False, highlight=False)
-        removed = ", ".join(f"{z.kind} {z.start}-{z.end}" for z in cleaned.zones)
-        stdout.print(f"removed: {removed or 'nothing'}", style="dim", highlight=False)
+    With --json one object a line: message_id, text, and zones with kind, start and end in the body.
+    """
+    from builders.prepare import Settings, Skip, cleaned
+    from builders.read import read
+
+    settings = Settings(keep=_list(keep))
+    router = None
+    if user is not None or me or user_from is UserFrom.FILE:
+        with show_progress(quiet=True) as progress:
+            router = _router(sources, user, me, user_from, progress)
+    unreadable: list[Unreadable] = []
+    for source in sources:
+        for message in read(source, on_error=unreadable.append):
+            if router is not None and isinstance(router.user(message, source), Skip):
+                continue
+            own = cleaned(message, settings.keep)
+            if json:
+                zones = [{"kind": z.kind, "start": z.start, "end": z.end} for z in own.zones]
+                print_json({"message_id": message.message_id, "text": own.text, "zones": zones})
+                continue
+            removed = ", ".join(f"{z.kind} {z.start}-{z.end}" for z in own.zones)
+            stdout.rule(message.position, style="dim")
+            stdout.print(own.text)
+            stdout.print(f"removed: {removed or 'nothing'}", style="dim")
+    _warn_unreadable(unreadable)
 
 
 def tokenize(
@@ -293,62 +340,39 @@ def tokenize(
     user_from: UserFromOption = UserFrom.AUTO,
     languages: LanguagesOption = "en",
     keep: KeepOption = "",
+    jobs: JobsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Print the sentences that the counts of a build see, one a line, tokens separated by spaces.
 
-    Users one after the other, each one's mail in time order without duplicates. With --json one
-    object a line: user, tokens, opens, closes (whether <s> stands before and </s> after).
+    Users come one after the other, each one's mail in time order without duplicates.
+
+    With --json one object a line: user, tokens, opens, closes (whether <s> stands before and </s>
+    after).
     """
-    from builders.build import unique
-    from builders.prepare import Prepared, Settings, prepare
+    from builders.prepare import Settings
+    from builders.run import Report, sequences
 
     vocabulary = Vocabulary.load(vocab)
     settings = Settings(languages=_list(languages), keep=_list(keep))
-    users: dict[str, list[Prepared]] = {}
-    for owner, message in _messages(sources, user, me, user_from):
-        outcome = prepare(message, owner, vocabulary, settings)
-        if isinstance(outcome, Prepared):
-            users.setdefault(owner, []).append(outcome)
-    for owner, mail in sorted(users.items()):
-        for sequence in (s for message in unique(mail)[0] for s in message.sequences):
-            tokens = [vocabulary.token(i) for i in sequence.ids]
+    report = Report([str(s) for s in sources])
+    with show_progress(quiet=True) as progress:
+        found = sequences(
+            sources,
+            vocabulary=vocabulary,
+            router=_router(sources, user, me, user_from, progress),
+            settings=settings,
+            jobs=jobs or _cores(),
+            progress=progress,
+            report=report,
+        )
+        for owner, (ids, opens, closes) in found:
+            tokens = [vocabulary.token(i) for i in ids]
             if json:
-                print_json(
-                    {
-                        "user": owner,
-                        "tokens": tokens,
-                        "opens": sequence.opens,
-                        "closes": sequence.closes,
-                    }
-                )
+                print_json({"user": owner, "tokens": tokens, "opens": opens, "closes": closes})
             else:
                 sys.stdout.write(" ".join(tokens) + "\n")
-
-
-def _messages(
-    sources: list[Path],
-    user: str | None,
-    me: list[str] | None,
-    user_from: UserFrom,
-    *,
-    everybody: bool = False,
-) -> Iterator[tuple[str, Message]]:
-    """Yield the messages that users sent, with the user; of ``everybody``, all messages."""
-    from builders.prepare import Skip
-    from builders.read import read
-
-    unreadable: list[Unreadable] = []
-    with _progress(quiet=True) as progress:
-        router = _router(sources, user, me, user_from, progress)
-    for source in sources:
-        for message in read(source, on_error=unreadable.append):
-            owner = router.user(message, source)
-            if not isinstance(owner, Skip):
-                yield owner, message
-            elif everybody:
-                yield "", message
-    _warn_unreadable(unreadable)
+    _warn_unreadable(report.unreadable)
 
 
 def _router(
@@ -356,7 +380,7 @@ def _router(
     user: str | None,
     me: list[str] | None,
     user_from: UserFrom,
-    progress: _Progress,
+    progress: Progress,
 ) -> Router:
     from builders.routing import Router
 
@@ -371,44 +395,28 @@ def _router(
         by_file=user_from is UserFrom.FILE,
         progress=progress,
     )
-    for line in router.explanation():
-        stderr.print(line, highlight=False, markup=False)
+    lines = list(router.explanation())
+    for line in lines[:SHOWN]:
+        stderr.print(line)
+    if len(lines) > SHOWN:
+        stderr.print(f"and {len(lines) - SHOWN} more people whose addresses were inferred")
     return router
 
 
-class _Progress:
-    """A progress bar as ``builders.run`` wants one."""
-
-    def __init__(self, bar: Bar) -> None:
-        self._bar = bar
-        self._task = bar.add_task("starting", total=None)
-
-    def stage(self, name: str, total: int) -> None:
-        self._bar.reset(self._task, description=name, total=total)
-
-    def advance(self, amount: int) -> None:
-        self._bar.advance(self._task, amount)
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[_Progress]:
-    columns = (
-        TextColumn("{task.description:>10}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Bar(*columns, console=stderr, disable=quiet) as bar:
-        yield _Progress(bar)
+def _write_report(report: Report, path: Path | None) -> None:
+    if path is not None:
+        text = jsonlib.dumps(report.as_json(), ensure_ascii=False, indent=1)
+        # what UTF-8 does not have (a file's name may) becomes the escape that JSON knows
+        write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def _summarize(report: Report) -> None:
     facts = report.as_json()
-    table = Table("user", "status", "generation", "messages", "tokens", "n-grams", "bytes")
+    table = Table(Column("user", overflow="fold"), Column("status", no_wrap=True))
+    for name in ("generation", "messages", "tokens", "n-grams", "bytes"):
+        table.add_column(name, justify="right", no_wrap=True)
     largest = sorted(report.users, key=lambda u: -u.tokens)
-    for u in largest[:SHOWN_USERS]:
+    for u in largest[:SHOWN]:
         table.add_row(
             u.user,
             u.status,
@@ -419,8 +427,8 @@ def _summarize(report: Report) -> None:
             str(u.bytes),
         )
     stdout.print(table)
-    if len(largest) > SHOWN_USERS:
-        stdout.print(f"and {len(largest) - SHOWN_USERS} more users (--report FILE lists all)")
+    if len(largest) > SHOWN:
+        stdout.print(f"and {len(largest) - SHOWN} more users (--report FILE lists all)")
     skipped = ", ".join(f"{n} {reason}" for reason, n in sorted(facts["skipped"].items()) if n)
     stdout.print(
         f"{report.messages} messages read, {len(report.unreadable)} unreadable; "
@@ -432,12 +440,11 @@ def _summarize(report: Report) -> None:
         f"({facts['messages_per_second']:.0f} messages/s, {facts['tokens_per_second']:.0f} "
         "tokens/s)"
     )
-    _warn_unreadable(report.unreadable)
 
 
 def _warn_unreadable(unreadable: list[Unreadable]) -> None:
     for one in unreadable[:10]:
-        stderr.print(f"unreadable: {one.position}: {one.reason}", highlight=False, markup=False)
+        stderr.print(f"unreadable: {one.position}: {one.reason}")
     if len(unreadable) > 10:
         stderr.print(f"and {len(unreadable) - 10} more unreadable messages")
 

@@ -1,10 +1,15 @@
-"""What several commands share: consoles, options, and the opening of stores and vocabularies."""
+"""What several commands share: consoles, options, files, and the opening of stores."""
 
 from __future__ import annotations
 
+import errno
+import inspect
 import json
 import math
+import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,8 +21,9 @@ from perslm.model import PersonalModel
 from perslm.store import Store, open_store
 from perslm.vocabulary import Vocabulary
 
-stdout = Console(soft_wrap=True)
-stderr = Console(stderr=True, soft_wrap=True)
+# No markup: file names and user ids may hold brackets.
+stdout = Console(soft_wrap=True, markup=False, highlight=False)
+stderr = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
 
 StoreOption = Annotated[
     str | None,
@@ -31,16 +37,32 @@ StoreOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-UserArgument = Annotated[str, typer.Argument(metavar="USER", help="The user's id.")]
+UserArgument = Annotated[
+    str, typer.Argument(metavar="USER", help="The user's id; perslm users lists them.")
+]
 WeightOption = Annotated[
     float | None,
     typer.Option("--weight", min=0, max=1, help="λ, the share of the personal model in a mixture."),
 ]
 
 
+def add_command(
+    app: typer.Typer, command: Callable[..., None], *examples: str, name: str | None = None
+) -> None:
+    """Add ``command`` to ``app``: its docstring is the help, ``examples`` stand below it."""
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    shown = "\n\n".join(("Examples:", *(f"  {example}" for example in examples)))
+    app.command(
+        name,
+        help="\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs),
+        epilog=shown if examples else None,
+    )(command)
+
+
 def print_json(value: Any) -> None:
     """Print one JSON value on one line; numbers that JSON does not have become null."""
-    json.dump(_finite(value), sys.stdout, ensure_ascii=False)
+    readable = (sys.stdout.encoding or "").lower().startswith("utf")
+    json.dump(_finite(value), sys.stdout, ensure_ascii=not readable)
     sys.stdout.write("\n")
 
 
@@ -84,11 +106,44 @@ def no_model(user: str) -> NoModelError:
     return NoModelError(f"user {user} has no model: perslm users lists those that have one")
 
 
+def check_writable(path: Path) -> None:
+    """Raise OSError now, rather than after hours of work, if ``path`` cannot be written."""
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not _is_special(path):
+        temporary = _beside(path)
+        with _naming(path):
+            temporary.touch()
+            temporary.unlink()
+
+
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file wholly or not at all."""
-    temporary = path.with_name(f".{path.name}.partial")
+    """Write a file wholly or not at all; pipes and devices are written to. Raises OSError."""
+    if _is_special(path):
+        path.write_bytes(data)
+        return
+    temporary = _beside(path)
+    with _naming(path):
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(path.resolve())
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _is_special(path: Path) -> bool:
+    return path.exists() and not path.is_file()
+
+
+def _beside(path: Path) -> Path:
+    target = path.resolve()
+    return target.with_name(f".{target.name}.{os.getpid()}.partial")
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Make an OSError name the file that was asked for, not the temporary one."""
     try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error

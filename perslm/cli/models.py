@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from perslm.automaton import ROOT
 from perslm.beam import PersonalOnly, search
@@ -17,6 +17,8 @@ from perslm.cli.common import (
     JsonOption,
     StoreOption,
     UserArgument,
+    add_command,
+    check_writable,
     load_model,
     load_vocabulary,
     no_model,
@@ -26,6 +28,7 @@ from perslm.cli.common import (
     stdout,
     write_bytes,
 )
+from perslm.model import PersonalModel
 from perslm.store import open_store
 
 
@@ -39,8 +42,18 @@ class ExportFormat(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to ``app``."""
-    for command in (complete, score, users, inspect, export, forget, rollback):
-        app.command()(command)
+    add_command(
+        app,
+        complete,
+        'perslm complete me "Thanks for"',
+        'perslm complete me "Thanks for" -k 3 --json',
+    )
+    add_command(app, score, 'perslm score me "Thanks for the quick reply."')
+    add_command(app, users, "perslm users --store redis://db:6379 --json")
+    add_command(app, inspect, "perslm inspect me --validate", "perslm inspect me --json")
+    add_command(app, export, "perslm export me --format arpa -o me.arpa")
+    add_command(app, forget, "perslm forget me --yes")
+    add_command(app, rollback, "perslm rollback me")
 
 
 def complete(
@@ -54,7 +67,9 @@ def complete(
     """Show how the user's own model would go on: the likeliest continuations of TEXT.
 
     Ranked by natural log-probability per token. This is the personal model alone; in a product it
-    is mixed into the global LM (see `perslm demo`).
+    is mixed into the global LM (see perslm demo).
+
+    With --json: user, generation, and continuations with text and logprob, summed over its tokens.
     """
     model, vocabulary = open_model(store, user)
     hidden = set(vocabulary.special_ids) - {vocabulary.eos}
@@ -77,7 +92,7 @@ def complete(
     if json:
         print_json({"user": user, "generation": model.generation, "continuations": rows})
         return
-    table = Table("continuation", "ln p")
+    table = Table(Column("continuation", overflow="fold"), Column("ln p", justify="right"))
     for row in rows:
         table.add_row(str(row["text"]) or "(end)", f"{row['logprob']:.2f}")
     stdout.print(table)
@@ -91,7 +106,8 @@ def score(
 ) -> None:
     """Score TEXT word by word: ln p of each token under the user's own model, and λ.
 
-    −inf marks a word that the user never wrote; a mixture leaves it to the global LM.
+    −inf (null in JSON) marks a word that the user never wrote: a mixture leaves it to the global
+    LM.
     """
     model, vocabulary = open_model(store, user)
     tokens = []
@@ -123,7 +139,9 @@ def score(
             }
         )
         return
-    table = Table("token", "ln p", "words of context", "λ")
+    table = Table(Column("token", overflow="fold"))
+    for name in ("ln p", "words of context", "λ"):
+        table.add_column(name, justify="right", no_wrap=True)
     for t in tokens:
         table.add_row(t["token"], f"{t['logprob']:.3f}", str(t["context"]), f"{t['weight']:.2f}")
     stdout.print(table)
@@ -139,7 +157,7 @@ def users(store: StoreOption = None, json: JsonOption = False) -> None:
                 print_json({"user": user})
             return
         for user in found:
-            stdout.print(user, highlight=False, markup=False)
+            stdout.print(user)
         stderr.print(f"{len(found)} users")
 
 
@@ -181,7 +199,7 @@ def inspect(
     if json:
         print_json(facts)
         return
-    table = Table(show_header=False)
+    table = Table(Column(no_wrap=True), Column(overflow="fold"), show_header=False)
     for name, value in facts.items():
         table.add_row(name, str(value))
     stdout.print(table)
@@ -192,45 +210,59 @@ def export(
     format: Annotated[ExportFormat, typer.Option(help="arpa (text), fst (OpenFst), blob (ours).")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")],
     store: StoreOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Write a user's model to a file. It holds what the user wrote: treat it as their mail."""
+    check_writable(output)
     with open_store(store) as opened:
-        model = load_model(opened, user)
-        vocabulary = load_vocabulary(opened, model)
         stored = opened.fetch(user)
-    if stored is None:
-        raise no_model(user)
+        if stored is None:
+            raise no_model(user)
+        model = PersonalModel.from_blob(stored.blob, generation=stored.generation)
+        vocabulary = load_vocabulary(opened, model)
     if format is ExportFormat.BLOB:
-        write_bytes(output, stored.blob)
+        data = stored.blob
     elif format is ExportFormat.ARPA:
         from perslm import arpa
 
         text = io.StringIO()
         arpa.dump(model.automaton, vocabulary.token, text)
-        write_bytes(output, text.getvalue().encode("utf-8"))
+        data = text.getvalue().encode("utf-8")
     else:
         from perslm import openfst
 
-        openfst.dump(model.automaton, output, vocabulary.token)
-    stderr.print(f"wrote {output} ({output.stat().st_size} bytes)")
+        data = openfst.to_fst(model.automaton, vocabulary.token).write_to_string()
+    write_bytes(output, data)
+    if json:
+        facts = {"output": str(output), "bytes": len(data)}
+        print_json({"user": user, "generation": model.generation, **facts})
+        return
+    stderr.print(f"wrote {output} ({len(data)} bytes)")
 
 
 def forget(
     user: UserArgument,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     store: StoreOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Delete a user's model, all generations of it; a build already running cannot undo it."""
     if not yes:
-        typer.confirm("Delete every generation of this user's model?", abort=True)
+        typer.confirm("Delete every generation of this user's model?", abort=True, err=True)
     with open_store(store) as opened:
         if not opened.forget(user):
             raise no_model(user)
+    if json:
+        print_json({"user": user, "forgotten": True})
+        return
     stderr.print("forgotten")
 
 
-def rollback(user: UserArgument, store: StoreOption = None) -> None:
-    """Publish the previous generation of a user's model again."""
+def rollback(user: UserArgument, store: StoreOption = None, json: JsonOption = False) -> None:
+    """Publish the previous generation of a user's model again, under a new number."""
     with open_store(store) as opened:
         generation = opened.rollback(user)
+    if json:
+        print_json({"user": user, "generation": generation})
+        return
     stderr.print(f"generation {generation} is published")
