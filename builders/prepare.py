@@ -15,6 +15,7 @@ from builders.duplicates import digests
 from builders.identity import author_address
 from builders.language import gate
 from builders.message import Message
+from builders.read.plain import without_quoted_printable
 from perslm.errors import ArgumentError
 from perslm.vocabulary import Sequence, Vocabulary
 
@@ -69,7 +70,11 @@ def cleaned(message: Message, keep: Collection[str] = ()) -> Cleaned:
     if message.automatic and "automatic" not in keep:
         return Cleaned("", (Zone("automatic", 0, len(message.body)),))
     author = author_address(message)
-    return clean(message.body, author=author.name if author else None, keep=keep)
+    own = clean(message.body, author=author.name if author else None, keep=keep)
+    if "=" not in own.text:
+        return own
+    # records may hold quoted-printable that nobody decoded; offsets are into the body as it came
+    return Cleaned(without_quoted_printable(own.text), own.zones)
 
 
 def own_text(message: Message, settings: Settings) -> str | Skip:

@@ -28,6 +28,13 @@ _TABLE: Final[dict[int, str | None]] = {
 }
 _TRANSLATED = re.compile(f"[{_CONTROL}{_LINE_ENDS}\x80-\xa0{_SPACES[1:]}{_INVISIBLE}\ud800-\udfff]")
 _SURROGATES = re.compile("[\ud800-\udfff]")
+_IN_PLACE = re.compile(f"[{_CONTROL}{_LINE_ENDS}\x80-\x9f\ud800-\udfff]")
+_IN_PLACE_TABLE: Final[dict[int, str]] = {
+    **{ord(char): " " for char in _CONTROL},
+    **{ord(char): "\n" for char in _LINE_ENDS},
+    **{code: text if text > "\x9f" else " " for code, text in C1_AS_CP1252.items()},
+    **dict.fromkeys(range(55296, 57344), "�"),
+}
 
 
 def normalized(text: str) -> str:
@@ -37,6 +44,16 @@ def normalized(text: str) -> str:
     if _TRANSLATED.search(text) is None:
         return text
     return _SURROGATES.sub("", text.translate(_TABLE))
+
+
+def in_place(text: str) -> str:
+    """Make line ends ``\\n`` and controls spaces without moving any character.
+
+    For bodies that a record holds as text: whoever gave it wants offsets into what they gave.
+    """
+    if "\r" in text:
+        text = text.replace("\r\n", " \n").replace("\r", "\n")
+    return text if _IN_PLACE.search(text) is None else text.translate(_IN_PLACE_TABLE)
 
 
 # format=flowed (RFC 3676) ------------------------------------------------------------------------

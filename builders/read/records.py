@@ -21,7 +21,7 @@ from builders.message import Address, Message
 from builders.read import headers, rfc822
 from builders.read.charset import unwrap
 from builders.read.item import MESSAGE_LIMIT, OnBytes, OnError, RawItem, Reason, Unreadable
-from builders.read.plain import normalized, without_quoted_printable
+from builders.read.plain import in_place, normalized
 from builders.read.stream import Stream
 from perslm.errors import MissingExtraError, SourceError
 
@@ -146,7 +146,6 @@ def parse_record(
     if len(author) == 1 and not author[0].name and (known := _text(record.get("x_from"))):
         author = (Address(headers.exchange_name(known), author[0].address),)
     body = record["body"]
-    body = normalized(body) if with_body and isinstance(body, str) else ""
     return Message(
         position=position,
         user=user,
@@ -159,7 +158,7 @@ def parse_record(
         + _addresses(record.get("cc"))
         + _addresses(record.get("bcc")),
         subject=headers.unencode(normalized(_text(record.get("subject")))),
-        body=without_quoted_printable(body) if "=" in body else body,
+        body=in_place(body) if with_body and isinstance(body, str) else "",
     )
 
 

@@ -49,7 +49,7 @@ def test_all_fields() -> None:
         reply_to=(),
         recipients=(Address("Bob", "bob@example.org"), Address("", "carol@example.org")),
         subject="Hello",
-        body="Hi Bob\nbye",
+        body="Hi Bob \nbye",
         automatic=None,
     )
 
@@ -58,7 +58,7 @@ def test_all_fields() -> None:
 def test_any_field_but_the_body_may_be_missing_or_null(missing: str) -> None:
     without = parsed({key: value for key, value in RECORD.items() if key != missing})
     assert parsed({**RECORD, missing: None}) == without
-    assert without.body == "Hi Bob\nbye"
+    assert without.body == "Hi Bob \nbye"
 
 
 @pytest.mark.parametrize(
@@ -102,11 +102,11 @@ def test_recipients_in_one_string() -> None:
     ]
 
 
-def test_lone_surrogates_and_leftovers_of_quoted_printable() -> None:
-    line = b'{"body": "one=20\\ntwo\\ud800", "subject": "\\udfff!"}'
+def test_bodies_keep_every_character_in_its_place() -> None:
+    line = b'{"body": "one=20\\r\\ntwo\\u0001\\u00a0\\ud800", "subject": "\\udfff!"}'
     message = parse(RawItem("x", "json", line))
     assert isinstance(message, Message)
-    assert (message.body, message.subject) == ("one \ntwo", "!")
+    assert (message.body, message.subject) == ("one=20 \ntwo \u00a0\ufffd", "!")
 
 
 RAW = "From: Jane <jane@example.org>\nMessage-ID: <2@x>\nSubject: Grüße\n\nHallo Jörg\n"
