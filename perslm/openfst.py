@@ -57,14 +57,18 @@ def _pywrapfst() -> Any:
 def symbols(specials: Specials, token: Callable[[int], str]) -> Any:
     """Return the pywrapfst.SymbolTable of a vocabulary: ``<epsilon>``, then id + 1 for each id.
 
-    ``<s>`` and ``</s>`` have these names, whatever ``token`` calls them. Raises InteropError if two
-    ids have the same token.
+    ``<s>`` and ``</s>`` have these names, whatever ``token`` calls them; ids for which it raises
+    ArgumentError, as ``Vocabulary.token`` does, have none. Raises InteropError if two ids have the
+    same token, and MissingExtraError without pywrapfst.
     """
     table = _pywrapfst().SymbolTable(name="perslm")
     table.add_symbol(EPSILON_SYMBOL, EPSILON)
     special = {specials.bos: arpa.OPEN, specials.eos: arpa.CLOSE}
     for i in range(specials.size):
-        symbol = special[i] if i in special else _symbol(token(i))
+        try:
+            symbol = special[i] if i in special else _symbol(token(i))
+        except ArgumentError:
+            continue  # the ids of some tokenizers have holes
         if table.add_symbol(symbol, i + 1) != i + 1:
             raise InteropError(f"the token of id {i} is also that of another id")
     return table
