@@ -307,7 +307,13 @@ def _read_scores(
     )
     if not sound:
         raise ServiceError("the scoring service sent scores that cannot be")
-    return _Scores(weights, logprobs, ids, fields["order"], fields["generation"])
+    return _Scores(  # copies, for an array in a message cannot be written to
+        weights.astype(np.float32),
+        logprobs.astype(np.float32),
+        ids.astype(np.uint32),
+        fields["order"],
+        fields["generation"],
+    )
 
 
 def _require_model(fields: Mapping[str, object], fingerprint: str) -> None:
