@@ -298,18 +298,22 @@ class Store:
         user: str,
         *,
         vocabulary: str | Vocabulary | None = None,
+        weight: float | None = None,
         strict: bool = False,
     ) -> PersonalModel | NullModel:
         """Return the user's model, ready to score, or the null model that says why there is none.
 
-        With ``vocabulary`` (or its fingerprint) the model must have been built with that one. The
-        null model's ``reason`` is ``unknown_user``, ``store_unavailable``, ``bad_blob`` or
+        With ``vocabulary`` (or its fingerprint) the model must have been built with that one.
+        ``weight`` is λ, by default ``perslm.interpolate.DEFAULT_WEIGHT``. The null model's
+        ``reason`` is ``unknown_user``, ``store_unavailable``, ``bad_blob`` or
         ``vocabulary_mismatch``.
 
         Raises:
+            ArgumentError: ``weight`` is not within 0 and 1, or the user id cannot be one.
             NoModelError, StoreError, BlobError, VocabularyMismatchError: those four reasons, only
                 if ``strict``.
         """
+        from perslm.interpolate import DEFAULT_WEIGHT
         from perslm.model import NullModel, PersonalModel  # numpy and more: only who loads needs it
 
         try:
@@ -319,7 +323,11 @@ class Store:
                     "the user has no published model: build one, or check the user's id with "
                     "perslm users"
                 )
-            model = PersonalModel.from_blob(stored.blob, generation=stored.generation)
+            model = PersonalModel.from_blob(
+                stored.blob,
+                generation=stored.generation,
+                weight=DEFAULT_WEIGHT if weight is None else weight,
+            )
             if vocabulary is not None:
                 given = vocabulary if isinstance(vocabulary, str) else vocabulary.fingerprint
                 if given != model.vocabulary_fingerprint:

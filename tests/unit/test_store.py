@@ -32,6 +32,7 @@ from perslm.errors import (
     StoreUnavailableError,
     VocabularyMismatchError,
 )
+from perslm.interpolate import DEFAULT_WEIGHT
 from perslm.model import NullModel, PersonalModel
 from perslm.store import (
     FENCE_SECONDS,
@@ -451,6 +452,15 @@ def refused(store: Store, error: type[Exception], **arguments: Any) -> str:
     model = store.load(USER, **arguments)
     assert isinstance(model, NullModel)
     return model.reason
+
+
+def test_load_with_a_weight(store: Store) -> None:
+    publish(store, model_blob(VOCABULARY.fingerprint))
+    assert store.load(USER).weight == DEFAULT_WEIGHT
+    assert store.load(USER, weight=0.75).weight == 0.75
+    assert store.load(USER, weight=0).weight == 0
+    with pytest.raises(ArgumentError):
+        store.load(USER, weight=2)
 
 
 def test_load_of_nobody(store: Store) -> None:
