@@ -214,6 +214,8 @@ def load(
 
 def check(model: Automaton, tolerance: float) -> None:
     """Validate an imported automaton; raises InteropError where AutomatonError would be raised."""
+    if min(model.weight.min(initial=0), model.final_weight.min(initial=0)) < -tolerance:
+        raise InteropError(f"{_NO_MODEL}: a probability is above 1")
     try:
         model.validate(tolerance)
     except AutomatonError as error:

@@ -42,6 +42,8 @@ from perslm.model import PersonalModel
 EPSILON = 0
 """The label of ε, and of backoff arcs unless another is chosen."""
 
+_WEIGHT_BYTES = {"standard": 4, "log": 4, "log64": 8}  # by arc type
+
 EPSILON_SYMBOL, BACKOFF_SYMBOL = "<epsilon>", "<backoff>"
 
 
@@ -92,10 +94,9 @@ def to_fst(
     source = model.automaton if isinstance(model, PersonalModel) else model
     if backoff_label != EPSILON and not source.specials.size < backoff_label < 1 << 31:
         raise ArgumentError("backoff_label must be 0 or above all labels, which are token id + 1")
-    try:
-        fst = openfst.VectorFst(arc_type=arc_type)
-    except openfst.FstError as error:
-        raise ArgumentError('arc_type must be "standard", "log" or "log64"') from error
+    if arc_type not in _WEIGHT_BYTES:
+        raise ArgumentError(f"arc_type must be one of {', '.join(_WEIGHT_BYTES)}")
+    fst = openfst.VectorFst(arc_type=arc_type)
     kind = fst.weight_type()
     fst.add_states(source.states)
     fst.set_start(source.start)
@@ -310,7 +311,6 @@ class _Importer:
 
 _MAGIC, _SYMBOLS_MAGIC = 2125659606, 2125658996
 _HAS_SYMBOLS = (1, 2)  # flags: input, output
-_WEIGHT_BYTES = {b"standard": 4, b"log": 4, b"log64": 8}
 _DAMAGED = "the OpenFst file is damaged, or cut short"
 
 
@@ -347,7 +347,7 @@ def _check_lengths(data: bytes) -> None:
     reader = _Bytes(data)
     if reader.numbers("i") != (_MAGIC,):
         raise InteropError("this is not an OpenFst file")
-    kind, arc_type = reader.text(), reader.text()
+    kind, arc_type = reader.text(), reader.text().decode("ascii", "replace")
     if kind != b"vector" or arc_type not in _WEIGHT_BYTES:
         raise InteropError(
             "only acceptors of type vector and arc type standard, log or log64 can be read: "
