@@ -100,6 +100,11 @@ ngram 2=2
 """
 
 
+def edited(old: str, new: str) -> str:
+    assert old in ONE_WORD
+    return ONE_WORD.replace(old, new, 1)
+
+
 def test_one_word_byte_for_byte() -> None:
     assert written(automaton([Seq([2], True, True)], 2)) == ONE_WORD
     assert math.log10(0.5) == pytest.approx(-0.30102999566398114, rel=1e-15)
@@ -333,6 +338,12 @@ def test_reads_what_others_write() -> None:
     assert model.total.tolist() == [3, 1, 0, 0]
 
 
+@pytest.mark.parametrize("logprob", ["-99", "0", "0.0", "-1.2787536", "-inf"])
+def test_the_probability_of_opening_means_nothing(logprob: str) -> None:
+    # toolkits write zero, one, or the relative frequency of <s>
+    assert_same(read(edited("-99", logprob)), read(ONE_WORD))
+
+
 def test_an_unknown_word_with_an_id_is_a_word() -> None:
     words = [*WORDS, "<unk>"]
     text = FOREIGN.replace("-100 <unk>", "-0.6020599913279624 <unk>")
@@ -430,11 +441,6 @@ def test_what_is_missing_is_backed_off_to(data: st.DataObject, sequences: list[S
 
 
 # --- broken files -------------------------------------------------------------------------------
-
-
-def edited(old: str, new: str) -> str:
-    assert old in ONE_WORD
-    return ONE_WORD.replace(old, new, 1)
 
 
 @pytest.mark.parametrize(
