@@ -69,8 +69,8 @@ class RemoteModel:
             self._fingerprint = vocabulary.fingerprint
             self._size = vocabulary.size
             self._restarts = (vocabulary.bos, vocabulary.eos)
-        self._contexts: list[tuple[int, ...]] = []  # by state
-        self._state_of: dict[tuple[int, ...], int] = {}
+        self._state_of = _Numbering()
+        self._contexts = self._state_of.met  # by state
         self._weight_of: dict[int, float] = {}  # λ by state, of one generation
         self._silent_until = 0.0
         self._mutex = threading.Lock()  # over the three tables
@@ -240,17 +240,17 @@ class RemoteModel:
         if not depth:
             return [()] * len(ids)
         tail = context[max(0, len(context) - depth + 1) :]
-        restarts = self._restarts
-        return [(restarts[0],) if i in restarts else (*tail, i) for i in ids]
+        longer = [(*tail, i) for i in ids]
+        for special in self._restarts:
+            if special in ids:
+                start = (self._restarts[0],)
+                longer = [start if i == special else c for i, c in zip(ids, longer, strict=True)]
+        return longer
 
     def _intern(self, contexts: list[tuple[int, ...]]) -> UInt32Array:
         """Return the state of each context, numbering those not met before."""
         with self._mutex:
-            for context in contexts:
-                if context not in self._state_of:
-                    self._state_of[context] = len(self._contexts)
-                    self._contexts.append(context)
-            return np.array([self._state_of[context] for context in contexts], np.uint32)
+            return np.fromiter(map(self._state_of.__getitem__, contexts), np.uint32, len(contexts))
 
     def _checked(self, states: States) -> UInt32Array:
         array = np.asarray(states)
@@ -261,6 +261,19 @@ class RemoteModel:
         if len(array) and not 0 <= array.min() <= array.max() < len(self._contexts):
             raise ArgumentError("a state is not one of this model: states do not carry over")
         return array.astype(np.uint32)
+
+
+class _Numbering(dict[tuple[int, ...], int]):
+    """Numbers contexts in the order in which they are first asked for; ``met`` is by number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.met: list[tuple[int, ...]] = []
+
+    def __missing__(self, context: tuple[int, ...]) -> int:
+        self[context] = number = len(self.met)
+        self.met.append(context)
+        return number
 
 
 @dataclass(frozen=True, slots=True, eq=False)
