@@ -32,6 +32,7 @@ from builders.clean.words import (
 )
 
 _TOKEN: Final = re.compile(r"[^\W\d_]+(?:[.'’-][^\W\d_]+)*\.?|[&/]")
+_DIGIT: Final = re.compile(r"\d")
 _STOP: Final = ",:;!.–—-"
 _JOINERS: Final = frozenset(
     ["and", "&", "/", "et", "und", "y", "e", "i", "og", "och", "en", "a", "ve", "or"]
@@ -64,7 +65,21 @@ def mark_greeting(lines: Lines) -> None:
             if position and lines.kind[own[position - 1]] == "greeting" and not _is_hail(text):
                 return
             lines.kind[i] = "greeting"
-        elif _cut_front(lines, i, text[:LONG]) or position or text.count(" ") > 1:
+        elif _cut_front(lines, i, text[:LONG]):
+            return
+        elif position or text.count(" ") > 1:
+            _salutation(lines, own)
+            return
+
+
+def _salutation(lines: Lines, own: list[int]) -> None:
+    """Mark the greeting of a letter, which stands below its date and addresses."""
+    for i in own[:10]:
+        text = lines.text[i]
+        if len(text) > 60:
+            return
+        if _is_hail(text) and text[-1] in ",:!" and _is_greeting(text, apart=True):
+            lines.kind[i] = "greeting"
             return
 
 
@@ -84,7 +99,7 @@ def _is_greeting(text: str, *, apart: bool) -> bool:
     if text.startswith(HAIL_UNSPACED):
         return len(text) < 30
     words = _words(text)
-    if not words or len(words) > 8 or any(ch.isdigit() for ch in text):
+    if not words or len(words) > 8 or _DIGIT.search(text):
         return False
     folded = [word.casefold() for word in words]
     stopped = text[-1] in _STOP or text.endswith("...")
@@ -115,7 +130,9 @@ def _addressed(words: list[str], folded: list[str], *, stopped: bool) -> bool:
             return False
     if not stopped:
         names = [word for word in words if word != "/"]
-        return len(names) <= 2 and all(len(word) > 1 and not word.isupper() for word in names)
+        return len(names) <= 2 and not any(
+            len(name) == 1 or name.isupper() or name.casefold() in GROUPS for name in names
+        )
     return True
 
 
@@ -150,7 +167,11 @@ def _cut_front(lines: Lines, i: int, text: str) -> bool:
         if not listing and not any(
             word.casefold() in NOT_NAMES or word.casefold() in CLOSE_HEADS for word in words
         ):
-            lines.cut(i, 0, len(match.group().rstrip()), "greeting")
+            end = len(match.group().rstrip())
+            hail = _HAIL_FRONT.match(text, match.end())
+            if hail and " " not in hail.group(1) and hail.group(1).casefold() in HAILS:
+                end = hail.end(2)
+            lines.cut(i, 0, end, "greeting")
             return True
     return False
 
@@ -168,7 +189,7 @@ def is_closing(text: str) -> bool:
     if folded in CLOSE_PHRASES or folded.startswith(CLOSE_UNSPACED):
         return True
     words = [word.strip(".").casefold() for word in _TOKEN.findall(folded)]
-    if not words or len(words) > 9 or any(ch.isdigit() for ch in folded):
+    if not words or len(words) > 9 or _DIGIT.search(folded):
         return False
     heads = 0
     for word in words:
@@ -227,28 +248,45 @@ def _closing_with_name(text: str, author: Author) -> bool:
 def mark_close(lines: Lines, author: Author) -> None:
     """Mark the close at the end of the author's text, the name under it included.
 
-    A text that goes on below a quote may have been closed above it already, by a name that the
-    author's display name proves.
+    A text that goes on (below a quote, or with an enclosure) may have been closed before its end,
+    by a closing line and a name, or above a quote by the author's name.
     """
     own = lines.own()
     if not own:
         return
-    for position in range(len(own) - 1):
-        i, following = own[position], own[position + 1]
-        if following - i > 1 and author.signs(lines.text[i]):
-            between = next((k for k in lines.kind[i:following] if k is not None), None)
-            if between in ("attribution", "header", "forward"):
-                _close(lines, own[max(position - 6, 0) : position + 1], author)
-    _close(lines, without_postscript(lines, own), author)
+    for position in range(1, len(own) - 1):
+        i = own[position]
+        text = lines.text[i]
+        if len(text) > 60 or not (author.signs(text) or namelike(text)):
+            continue
+        if _closed_above(lines, own, position, author):
+            _close(lines, own[max(position - 6, 0) : position + 1], author)
+    _close(lines, [i for i in without_postscript(lines, own) if lines.kind[i] is None], author)
+
+
+def _closed_above(lines: Lines, own: list[int], position: int, author: Author) -> bool:
+    """Tell whether the name at ``position``, with text below it, ends a close."""
+    i, above, below = own[position], own[position - 1], own[position + 1]
+    if below - i < 2:
+        return False
+    if lines.kind[above] is None and above - i < 5 and is_closing(lines.text[above]):
+        return True
+    between = next((kind for kind in lines.kind[i + 1 : below] if kind is not None), None)
+    return between in ("attribution", "header", "forward") and author.signs(lines.text[i])
 
 
 def _close(lines: Lines, own: list[int], author: Author) -> None:
+    if not own:
+        return
     last = len(own) - 1
     if _sign_off(lines, own, author):
         lines.kind[own[last]] = "close"
         last -= 1
     closings = 0
-    while last >= 0 and closings < 3 and closes(lines.text[own[last]], author):
+    while last >= 0 and closings < 3:
+        text = lines.text[own[last]]
+        if not closes(text, author) and not (closings and author.signs(text)):
+            break
         lines.kind[own[last]] = "close"
         closings += 1
         last -= 1

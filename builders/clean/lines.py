@@ -46,7 +46,7 @@ class Lines:
     the offset of its first character in the body, before stripping.
     """
 
-    __slots__ = ("_parts", "body", "kind", "raw", "start", "text")
+    __slots__ = ("_own", "_parts", "body", "kind", "raw", "start", "text")
 
     def __init__(self, body: str) -> None:
         self.body = body
@@ -60,7 +60,11 @@ class Lines:
         if _DAMAGE.match(body):
             self._undamage()
         self.text = [line.strip() for line in self.raw]
+        if "=20" in body:
+            # Left over from quoted-printable: spaces at line ends.
+            self.text = [text.removesuffix("=20").rstrip() for text in self.text]
         self.kind: list[str | None] = [None] * len(self.raw)
+        self._own = [i for i, text in enumerate(self.text) if text]
 
     def __len__(self) -> int:
         return len(self.raw)
@@ -97,12 +101,13 @@ class Lines:
         self._parts.append(Zone(kind, offset + start, offset + end))
 
     def own(self) -> list[int]:
-        """Return the indices of the visible lines that no rule has marked."""
-        return [
-            i
-            for i, (text, kind) in enumerate(zip(self.text, self.kind, strict=True))
-            if kind is None and text
-        ]
+        """Return the indices of the visible lines that no rule has marked.
+
+        Lines never lose a kind, so each call filters what the last one found.
+        """
+        kinds = self.kind
+        self._own = [i for i in self._own if kinds[i] is None]
+        return self._own
 
     def zones(self, keep: Collection[str]) -> list[Zone]:
         """Return the zones to remove, sorted and disjoint; kinds in ``keep`` are left out."""

@@ -17,8 +17,10 @@ from typing import Final
 from builders.clean.words import CLOSE_HEADS, GROUPS, HAILS, NOT_NAMES
 
 _NAME_WORD: Final = re.compile(r"[^\W\d_]+(?:[-'’.][^\W\d_]+)*\.?")
+_DIGIT: Final = re.compile(r"\d")
 _SURROUND: Final = " \t-–—~*_.,;!:/|\"'’<>()=+&"
 _AFTER_NAME: Final = re.compile(r"[<(\[/@]|\bvia\b")
+_JOINERS: Final = frozenset(["and", "&", "und", "et", "y", "e", "i", "og", "och", "en"])
 _ORDINARY: Final = NOT_NAMES | HAILS | CLOSE_HEADS | GROUPS
 
 
@@ -53,7 +55,7 @@ class Author:
         if not self.initials or len(text) > 60:
             return False
         words = [w.strip(".").casefold() for w in _NAME_WORD.findall(text.strip(_SURROUND))]
-        if not 1 <= len(words) <= 4 or any(ch.isdigit() for ch in text):
+        if not 1 <= len(words) <= 4 or _DIGIT.search(text):
             return False
         known = 0
         for word in words:
@@ -101,6 +103,8 @@ def namelike(text: str, *, most: int = 3) -> bool:
     if len(text) > 40 or text[-1:] in "?:":
         return False
     words = text.strip(_SURROUND).split()
+    if len(words) > 2:
+        words = [word for word in words if word.casefold() not in _JOINERS]
     if not 1 <= len(words) <= most:
         return False
     for word in words:

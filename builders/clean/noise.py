@@ -25,7 +25,7 @@ from typing import Final
 
 from builders.clean.lines import LONG, Lines
 from builders.clean.names import Author
-from builders.clean.words import DISCLAIMER_STEMS
+from builders.clean.words import DISCLAIMER_STEMS, NOTICE_STEMS
 
 _FOOTER_REACH: Final = 16
 """A footer starts at most this many visible lines above the end of the author's text."""
@@ -33,6 +33,8 @@ _FOOTER_REACH: Final = 16
 # Machine text about the whole message.
 
 _ABSENCE: Final = re.compile(
+    r"\b(?:I|I'm|I’m|we|ich|wir|je|nous|estoy|estaré|sono|sarò|estou|estarei|ik|jag|jeg|jestem|я)"
+    r"\b.{0,60}?"
     r"(?:out of (?:the )?office|on (?:annual |vacation |parental |maternity |sick )?leave"
     r"|on vacation|away from (?:the office|my (?:desk|e-?mail))|nicht im (?:büro|hause)"
     r"|abwesend|absente? du bureau|en congés?|fuera de la oficina|fuori ufficio|ausente"
@@ -321,8 +323,9 @@ _FOOTER_SIGN: Final = re.compile(
 )
 _LIST_FOOTER: Final = re.compile(
     r"\S{1,80} mailing list$|to unsubscribe\b"
-    r"|you received this (?:message|e-?mail|bug report) because|you are receiving this|to post to this group|for more options, visit this group"
-    r"|you are subscribed to|this email has been checked for viruses|virus-free|no virus found"
+    r"|you received this (?:message|e-?mail|bug report) because|you are receiving this"
+    r"|to post to this group|for more options, visit this group|you are subscribed to"
+    r"|this email has been checked for viruses|virus-free|no virus found"
     r"|please consider the environment|please avoid printing|reply to this email directly"
     r"|diese e-mail wurde von|get your free|do you yahoo",
     re.IGNORECASE,
@@ -342,10 +345,10 @@ def mark_footers(lines: Lines, author: Author) -> None:
             continue
         below = own[position + 1 :]
         if _RULE.match(text) and len(below) <= 12:
-            if below and any(_FOOTER_SIGN.search(lines.text[k][:LONG]) for k in below):
-                if not _person_below(lines, below, author):
-                    lines.mark(i, own[-1] + 1, "footer")
-                    return
+            signs = any(_FOOTER_SIGN.search(lines.text[k][:LONG]) for k in below)
+            if signs and not _person_below(lines, below, author):
+                lines.mark(i, own[-1] + 1, "footer")
+                return
         elif _LIST_FOOTER.match(text):
             lines.mark(i, own[-1] + 1, "footer")
             _rule_above(lines, i, "footer")
@@ -369,10 +372,14 @@ def _person_below(lines: Lines, below: list[int], author: Author) -> bool:
 
 
 def mark_last_rule(lines: Lines) -> None:
-    """Mark a rule of dashes that nothing follows any more once footers and signature are gone."""
-    own = lines.own()
-    if own and _RULE.match(lines.text[own[-1]][:LONG]):
-        lines.kind[own[-1]] = "footer"
+    """Mark rules of dashes and the like that nothing follows once footers and signature are gone."""
+    for i in reversed(lines.own()):
+        text = lines.text[i][:LONG]
+        if len(text) < 2 or not (_RULE.match(text) or text == text[0] * len(text)):
+            return
+        if text[0].isalnum():
+            return
+        lines.kind[i] = "footer"
 
 
 def _rule_above(lines: Lines, i: int, kind: str) -> None:
@@ -388,7 +395,7 @@ def _rule_above(lines: Lines, i: int, kind: str) -> None:
 def _disclaimers(lines: Lines, own: list[int]) -> None:
     """Mark the paragraphs that are confidentiality notices, and what stands below the first."""
     folded = lines.body.casefold()
-    if sum(stem in folded for stem in DISCLAIMER_STEMS) < 3:
+    if not any(stem in folded for stem in NOTICE_STEMS):
         return
     paragraphs: list[list[int]] = []
     for i in own:

@@ -31,9 +31,11 @@ _PHONE: Final = re.compile(
     r"|\b\d-\d{4}\b|\b\d{3}[-.]\d{4}\b|\+\d{8,14}\b"
 )
 _EXTENSION: Final = re.compile(r"^\W?(?:[xX]|[Ee]xt\.?|[Ee]xtension)[ .:-]{0,2}\d{1,2}?-?\d{3,6}$")
-_NUMBER_LINE: Final = re.compile(
-    r"(?:[Ee]xt\.?|[Xx#*]|[Tt]el\.?|[Pp]h(?:one)?\.?)?[:.]?[\d\s()+./-]{4,24}"
+_BARE: Final = re.compile(
+    r"-?\W?(?:[Ee]xt\.?|[Xx#*]|[Tt]el\.?|[Pp]h(?:one)?\.?)?[:.]? ?[\d\s()+./-]{4,24}"
+    r"|-?[^\s@<>]{1,64}@[^\s@<>]{1,80}"
 )
+_INNER_EXTENSION: Final = re.compile(r"\b[xX]\d?-?\d{3,5}\b")
 _LINK: Final = re.compile(r"[^\s@<>]+@[^\s@<>]+|https?://\S+|\bwww\.\S+", re.IGNORECASE)
 _POSTAL: Final = re.compile(
     r"\b[A-Z]{2}\.?,?\s+\d{5}(?:-\d{4})?\b|\b\d{5}(?:-\d{4})?$"
@@ -72,15 +74,13 @@ def strong(text: str) -> bool:
 
 def weak(text: str) -> bool:
     """Tell whether a line could stand in a contact block: title, company, place, motto."""
-    if len(text) > 75 or text[-1] in "?!:;" or _BULLET.match(text):
-        return False
-    words = _TOKEN.findall(text)
+    words = _TOKEN.findall(text[:80])
     if not words:
         return len(text) > 2
+    if len(text) > 75 or len(words) > 9 or text[-1] in "?!:;" or _BULLET.match(text):
+        return False
     if text[0] == "(" and text[-1] == ")":
         return True
-    if len(words) > 9:
-        return False
     if text[-1] == "." and words[-1].casefold() not in COMPANY_WORDS | TITLE_WORDS:
         return False
     return _capitalised(words)
@@ -144,7 +144,8 @@ def _shaped(lines: Lines, own: list[int], author: Author) -> None:
         # Contact data that a sentence announces is the message, not the signature.
         return
     block = own[top:]
-    first = _proof(texts, block, author, closed=closed, alone=not top)
+    gap = block[0] - own[top - 1] if closed else 0
+    first = _proof(texts, block, author, closed=gap, alone=not top)
     if first is not None:
         while first and not _TOKEN.search(texts[first - 1]):
             first -= 1
@@ -159,21 +160,22 @@ def _undecorated(text: str) -> str:
 
 
 def _proof(
-    texts: list[str], block: list[int], author: Author, *, closed: bool, alone: bool
+    texts: list[str], block: list[int], author: Author, *, closed: int, alone: bool
 ) -> int | None:
     """Return the position in a candidate block where a signature provably starts, or None.
 
-    ``closed`` tells that a closing line stands above the block, ``alone`` that nothing does. A
-    name below a closing line, or with nothing but numbers below it, is a sign-off: the signature
-    starts below.
+    ``closed`` is how many lines above the block a closing line stands (0 if there is none),
+    ``alone`` tells that nothing stands above. A name directly below a closing line, or with
+    nothing but numbers below it, is a sign-off: the signature starts below.
     """
     hard = [strong(text) for text in texts]
     last = len(texts) - 1
     named = author.signs(texts[0]) or namelike(texts[0], most=4)
     if closed and last and named and (any(hard) or last <= 4):
-        return 1
+        apart = block[1] - block[0] > 1
+        return 1 if closed == 1 or apart or _bare(texts[1:]) else 0
     for k, text in enumerate(texts):
-        if hard[k] and _signed_in_line(text, author):
+        if _signed_in_line(text, author):
             return k
         if k == last:
             break
@@ -183,8 +185,8 @@ def _proof(
         if author.signs(text) and (any(hard[k + 1 :]) or (adjacent and last - k <= 4)):
             if not adjacent and (author.signs(below[0]) or not _TOKEN.search(below[0])):
                 continue
-            return k + 1 if _numbers_only(below) else k
-        if fresh and not alone and adjacent and any(hard[k + 1 :]):
+            return k + 1 if _bare(below) else k
+        if fresh and not alone and adjacent and any(map(_personal, below)):
             if namelike(text) and (any(map(_telling, below)) or sum(hard) >= 2):
                 return k
             if _telling(text):
@@ -194,17 +196,25 @@ def _proof(
     if closed and (any(hard) or (last < 2 and all(map(_telling, texts)))):
         return next((k for k in range(len(texts)) if k == 0 or hard[k]), None)
     starts = (k for k in range(len(texts)) if hard[k] and (not k or block[k] - block[k - 1] > 1))
-    return next(starts, None) if sum(hard) >= 2 and len(texts) <= 8 else None
+    enough = sum(hard) >= 2 and len(texts) <= 8 and any(map(_personal, texts))
+    return next(starts, None) if enough else None
 
 
-def _numbers_only(texts: list[str]) -> bool:
-    """Tell whether all lines are extensions or telephone numbers."""
-    return all(_NUMBER_LINE.fullmatch(text) is not None for text in texts)
+def _bare(texts: list[str]) -> bool:
+    """Tell whether at most two lines hold a number or an address each and nothing else."""
+    return len(texts) <= 2 and all(_BARE.fullmatch(text) is not None for text in texts)
+
+
+def _personal(text: str) -> bool:
+    """Tell whether a line holds contact data of a person, not just a link."""
+    return strong(text) and not text.casefold().startswith(("http", "www.", "<http"))
 
 
 def _signed_in_line(text: str, author: Author) -> bool:
     """Tell whether a line is the author's name followed by contact data."""
-    tail = _PHONE.search(text) or _LINK.search(text)
+    if len(text) > 120:
+        return False
+    tail = _PHONE.search(text) or _LINK.search(text) or _INNER_EXTENSION.search(text)
     if tail is None or tail.start() == 0:
         return False
     return author.signs(text[: tail.start()].strip(" -–—:,|/("))

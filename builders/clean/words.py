@@ -299,7 +299,12 @@ TITLE_WORDS: Final = _words(
     "direttore responsabile",
 )
 
-# Stems that show up together only in confidentiality and virus notices.
+# Stems that show up together only in confidentiality and virus notices. Any notice has one of the
+# first kind.
+NOTICE_STEMS: Final = _phrases(
+    "confid|intended|privileged|addressee|vertraulich|riservat|vertrouwelijk|konfidentiell",
+    "fortrolig|конфиденциальн|gizli|důvěrn|niniejsz|virus|not secure",
+)
 DISCLAIMER_STEMS: Final = _phrases(
     "confidential|privileged|intended recipient|intended solely|intended only|solely for",
     "addressee|disclos|disseminat|unauthorized|unauthorised|prohibited|notify the sender",
