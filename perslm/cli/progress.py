@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from perslm.cli.common import stderr
 
-if TYPE_CHECKING:
-    from builders.routing import Progress
-
 
 @contextmanager
-def show_progress(*, quiet: bool = False) -> Iterator[Progress]:
-    """Yield what a run reports its progress to; with ``quiet`` it goes nowhere."""
+def show_progress(*, quiet: bool = False) -> Iterator[_Bar | _Lines]:
+    """Yield a ``builders.routing.Progress`` for a run; with ``quiet`` it shows nothing."""
     if quiet or not stderr.is_terminal:
         yield _Lines(quiet)
         return
