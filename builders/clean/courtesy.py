@@ -45,6 +45,8 @@ _NAME_FRONT: Final = re.compile(
     r"(?:(?:, | and | & |/)[A-ZÀ-Þ][^\W\d_]+){0,3})\s?(,| ?--?(?= )|--|…,)\s*(?=\S)"
 )
 _HAILED_NAME: Final = re.compile(r"([A-ZÀ-Þ][^\W\d_]+)[,.!:](?=\s)")
+_ADVERB: Final = re.compile(r"..(?:ab|ib|ous|os|ing|ic|nt|at|ed|iv|it|ion|al|ful|less|ari|ri|m)ly$")
+_AFTER_NAME: Final = re.compile(r" +(?:\([^()]{1,40}\)?|[xX]\d?-?\d{3,5})$")
 _POSTSCRIPT: Final = re.compile(r"(?:P\.? ?)+S\.?\b[ .:,-]?")
 _TAIL: Final = re.compile(r"(?:[.!?)…]|\s-{1,3})\s*")
 
@@ -60,10 +62,10 @@ def mark_greeting(lines: Lines) -> None:
     own = lines.own()
     for position, i in enumerate(own[:3]):
         text = lines.text[i]
+        if position and lines.kind[own[position - 1]] == "greeting" and not _is_hail(text):
+            return
         apart = position + 1 < len(own) and own[position + 1] > i + 1
         if len(text) <= LONG and _is_greeting(text, apart=apart):
-            if position and lines.kind[own[position - 1]] == "greeting" and not _is_hail(text):
-                return
             lines.kind[i] = "greeting"
         elif _cut_front(lines, i, text[:LONG]):
             return
@@ -94,7 +96,7 @@ def _is_hail(text: str) -> bool:
 
 def _is_greeting(text: str, *, apart: bool) -> bool:
     """Tell whether a whole line greets; ``apart`` if a blank line and more text follow."""
-    if len(text) > 70 or text[-1] == "?":
+    if len(text) > 70 or text[-1] == "?" or not (text[0].isalpha() or text[0] in "*_"):
         return False
     if text.startswith(HAIL_UNSPACED):
         return len(text) < 30
@@ -102,7 +104,7 @@ def _is_greeting(text: str, *, apart: bool) -> bool:
     if not words or len(words) > 8 or _DIGIT.search(text):
         return False
     folded = [word.casefold() for word in words]
-    stopped = text[-1] in _STOP or text.endswith("...")
+    stopped = text[-1] in _STOP
     if folded[0] in HAILS or (
         folded[0] in {"good", "god"} and len(folded) > 1 and folded[1] in HAIL_WORDS
     ):
@@ -110,7 +112,7 @@ def _is_greeting(text: str, *, apart: bool) -> bool:
         return all(low in HAIL_WORDS or low in HAILS or word[0].isupper() for low, word in rest)
     if not stopped and (not apart or len(words) > 3):
         return False
-    if text[-1] == "!" or (text[-1] == "." and not _vocative(words)):
+    if text[-1] in "!.":
         return False
     return _addressed(words, folded, stopped=stopped)
 
@@ -126,7 +128,7 @@ def _addressed(words: list[str], folded: list[str], *, stopped: bool) -> bool:
     for word, low in zip(words, folded, strict=True):
         if low in _JOINERS or low in GROUPS:
             continue
-        if not word[0].isupper() or low in NOT_NAMES or low in CLOSE_HEADS:
+        if not word[0].isupper() or _no_name(word):
             return False
     if not stopped:
         names = [word for word in words if word != "/"]
@@ -136,8 +138,15 @@ def _addressed(words: list[str], folded: list[str], *, stopped: bool) -> bool:
     return True
 
 
-def _vocative(words: list[str]) -> bool:
-    return len(words) == 1 and words[0][0].isupper()
+def _no_name(word: str) -> bool:
+    """Tell whether a capitalised word is an ordinary one: listed, an acronym, or an adverb."""
+    return (
+        word.casefold() in NOT_NAMES
+        or word.casefold() in CLOSE_HEADS
+        or (len(word) > 3 and word.isupper())
+        or word.endswith(("'s", "’s"))
+        or _ADVERB.search(word) is not None
+    )
 
 
 def _cut_front(lines: Lines, i: int, text: str) -> bool:
@@ -164,13 +173,11 @@ def _cut_front(lines: Lines, i: int, text: str) -> bool:
         words = _words(match.group(1))
         rest = text[match.end() : match.end() + 30]
         listing = "," in rest.split(" ", 2)[0] or rest.startswith(("and ", "or ", "Inc", "LLC"))
-        if not listing and not any(
-            word.casefold() in NOT_NAMES or word.casefold() in CLOSE_HEADS for word in words
-        ):
+        if not listing and not any(map(_no_name, words)):
             end = len(match.group().rstrip())
-            hail = _HAIL_FRONT.match(text, match.end())
-            if hail and " " not in hail.group(1) and hail.group(1).casefold() in HAILS:
-                end = hail.end(2)
+            second = _HAIL_FRONT.match(text, match.end())
+            if second and second.group(1).casefold() in HAILS:
+                end = second.end(2)
             lines.cut(i, 0, end, "greeting")
             return True
     return False
@@ -316,6 +323,7 @@ def _sign_off(lines: Lines, own: list[int], author: Author) -> bool:
     if not above or text[-1] in ",;:?!":
         return False
     if is_closing(above) or (_tail_start(above, None) is not None and above[-1] not in "?"):
+        bare = _AFTER_NAME.sub("", bare)
         return namelike(bare, most=4) or (len(bare) < 12 and bare.isalpha())
     words = bare.split()
     if bare.isupper() and len(words) > 1:

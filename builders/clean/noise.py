@@ -372,7 +372,7 @@ def _person_below(lines: Lines, below: list[int], author: Author) -> bool:
 
 
 def mark_last_rule(lines: Lines) -> None:
-    """Mark rules of dashes and the like that nothing follows once footers and signature are gone."""
+    """Mark rules of dashes that nothing follows once footers and signature are gone."""
     for i in reversed(lines.own()):
         text = lines.text[i][:LONG]
         if len(text) < 2 or not (_RULE.match(text) or text == text[0] * len(text)):
@@ -405,7 +405,9 @@ def _disclaimers(lines: Lines, own: list[int]) -> None:
             paragraphs.append([i])
     for position, paragraph in enumerate(paragraphs):
         text = " ".join(lines.text[i] for i in paragraph).casefold()
-        if len(text) > 3000 or sum(stem in text for stem in DISCLAIMER_STEMS) < 4:
+        if len(text) > 3000 or not any(stem in text for stem in NOTICE_STEMS):
+            continue
+        if sum(stem in text for stem in DISCLAIMER_STEMS) < 4:
             continue
         first = paragraph[0]
         if position and _heading(lines, paragraphs[position - 1]):

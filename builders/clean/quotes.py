@@ -64,7 +64,8 @@ _GLUED: Final = re.compile(
     rf"-{{4,}} ?(?:{'|'.join(map(re.escape, ORIGINALS))}) ?-{{4,}}", re.IGNORECASE
 )
 _WORD: Final = re.compile(r"[^\W\d_]+(?:\(a\))?…?|[^\W\d_]+:")
-_PREFIX: Final = re.compile(r"(?:[A-Za-z]{1,4}>|[|}\]](?!\|)(?=\s|$))")
+_PREFIX: Final = re.compile(r"[A-Za-z]{1,4}>|[|}\]](?=\s{1,3}\S)")
+_ELISION: Final = re.compile(r"[<\[(]?(?:snip|\.{3}|…|cut|trimmed)[>\])]?", re.IGNORECASE)
 
 
 def mark(lines: Lines) -> None:
@@ -113,7 +114,7 @@ def mark(lines: Lines) -> None:
         i += 1
     if prefixed:
         _other_prefixes(lines)
-    _wrapped_fragments(lines)
+    _fragments(lines)
 
 
 def _field(head: str) -> str | None:
@@ -155,10 +156,15 @@ def _marker(lines: Lines, i: int) -> int | None:
         kind = "quote"
     else:
         # A phrase in dashes that we do not know, in a language that we do not know, is a
-        # marker if a header block follows at once.
+        # marker if a header block or marked text follows at once.
         below = _next_visible(lines, i + 1)
         closed = text[-1] in _RULE_CHARACTERS and text[:2] == text[0] * 2
-        if not closed or below - i > 3 or _block_end(lines, below) is None:
+        if not closed or below - i > 3 or below == len(lines):
+            return None
+        if _quoted(lines.text[below]):
+            lines.mark(i, i + 1, "attribution")
+            return below
+        if _block_end(lines, below) is None:
             return None
         kind = "quote"
     return _swallow(lines, i, i + 1, kind)
@@ -234,7 +240,7 @@ def _block_end(lines: Lines, i: int) -> int | None:
     if i >= len(lines):
         return None
     end, seen, evidence = _fields_end(lines, i)
-    if "subject" in seen and ("from" in seen or "to" in seen):
+    if "subject" in seen and ("from" in seen or "to" in seen) and (evidence or len(seen) > 2):
         return end
     if evidence and len(seen - {"other", "subject"}) >= 3:
         return end
@@ -432,19 +438,22 @@ def _other_prefixes(lines: Lines) -> None:
             lines.kind[i] = "quote"
 
 
-def _wrapped_fragments(lines: Lines) -> None:
-    """Mark the fragments that hard wrapping split off quoted lines.
+def _fragments(lines: Lines) -> None:
+    """Mark fragments that hard wrapping split off quoted lines, and signs that quotes were cut.
 
     A fragment stands directly between two quoted lines, starts in lower case, and its first word
-    would not have fitted on the long line above.
+    would not have fitted on the long line above. A sign such as ``[...]`` has a quote next to it.
     """
     texts, kinds = lines.text, lines.kind
-    for i in range(1, len(texts) - 1):
-        if kinds[i] is not None or kinds[i - 1] != "quote" or kinds[i + 1] != "quote":
+    visible = [i for i, text in enumerate(texts) if text]
+    for before, i, after in zip(visible, visible[1:], visible[2:], strict=False):
+        if kinds[i] is not None or "quote" not in (kinds[before], kinds[after]):
             continue
-        text, above = texts[i], texts[i - 1]
-        if not text or not above or not _quoted(above) or not texts[i + 1]:
+        text, above = texts[i], texts[before]
+        if len(text) < 10 and _ELISION.fullmatch(text):
+            kinds[i] = "quote"
+        if len(text) >= 40 or after - before > 2 or not kinds[before] == kinds[after] == "quote":
             continue
-        room = len(above) + 1 + len(text[:40].split(" ", 1)[0])
-        if room > 68 and len(text) < 40 and text[0].islower() and above[-1] not in ".!?":
+        room = len(above) + 1 + len(text.split(" ", 1)[0])
+        if room > 68 and text[0].islower() and above[-1] not in ".!?" and _quoted(above):
             kinds[i] = "quote"

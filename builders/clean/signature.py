@@ -35,11 +35,11 @@ _BARE: Final = re.compile(
     r"-?\W?(?:[Ee]xt\.?|[Xx#*]|[Tt]el\.?|[Pp]h(?:one)?\.?)?[:.]? ?[\d\s()+./-]{4,24}"
     r"|-?[^\s@<>]{1,64}@[^\s@<>]{1,80}"
 )
-_INNER_EXTENSION: Final = re.compile(r"\b[xX]\d?-?\d{3,5}\b")
 _LINK: Final = re.compile(r"[^\s@<>]+@[^\s@<>]+|https?://\S+|\bwww\.\S+", re.IGNORECASE)
 _POSTAL: Final = re.compile(
     r"\b[A-Z]{2}\.?,?\s+\d{5}(?:-\d{4})?\b|\b\d{5}(?:-\d{4})?$"
-    r"|\b[A-Z]{1,2}\d{1,2}[A-Z]? ?\d[A-Z]{2}\b|\b[A-Z]\d[A-Z] ?\d[A-Z]\d\b|^(?:[A-Z]{1,3}-)?\d{4,5} [A-Z][a-zäöüé]"
+    r"|\b[A-Z]{1,2}\d{1,2}[A-Z]? ?\d[A-Z]{2}\b|\b[A-Z]\d[A-Z] ?\d[A-Z]\d\b"
+    r"|^(?:[A-Z]{1,3}-)?\d{4,5} [A-Z][a-zäöüé]"
 )
 _BULLET: Final = re.compile(r"(?:[*+•·o-]+|\(?(?:\d{1,2}|[a-z])[.)])\s")
 _TOKEN: Final = re.compile(r"[^\W_]+(?:[.&/'’-][^\W_]+)*\.?")
@@ -214,7 +214,7 @@ def _signed_in_line(text: str, author: Author) -> bool:
     """Tell whether a line is the author's name followed by contact data."""
     if len(text) > 120:
         return False
-    tail = _PHONE.search(text) or _LINK.search(text) or _INNER_EXTENSION.search(text)
+    tail = _PHONE.search(text) or _LINK.search(text)
     if tail is None or tail.start() == 0:
         return False
     return author.signs(text[: tail.start()].strip(" -–—:,|/("))

@@ -190,8 +190,10 @@ CLOSE_WORDS: Final = _words(
     "luck many me meeting million most much my new next nice of our patience personal prompt",
     "regard regards season season's see seeing sincere so soon speed support talk the then this",
     "till time to tons tomorrow trouble understanding until u ur very warm warmest week weekend",
-    "well with work year you you're your yours assistance feedback input hearing",
-    "christmas xmas easter thanksgiving merry happy monday tuesday wednesday thursday friday saturday sunday n & /",
+    "well with work year you you're your yours assistance feedback input hearing reply response",
+    "suggestion suggestions comments interest",
+    "christmas xmas easter thanksgiving merry happy monday tuesday wednesday thursday friday",
+    "saturday sunday n & /",
     "mit freundlichen freundlichem freundliche herzlichen herzliche liebe lieben vielen viele",
     "schöne schönen schönes sonnige beste aus im voraus und dir ihnen euch ihr ihre dein deine",
     "wochenende tag noch für hilfe bis bald",
@@ -232,6 +234,9 @@ CLOSE_UNSPACED: Final = _phrases(
 NOT_NAMES: Final = _words(
     "yes no yep yeah yea yup nope nah ok okay sure right true wrong false correct agreed done",
     "great good fine nice cool perfect excellent wow congrats congratulations welcome oh ah hmm hm",
+    "ack nack ya yay eh err er um uh uhm hum heh hehe ahh aha meh bah sigh nod alas phew ouch fair",
+    "apologies fantastic wonderful awesome brilliant funny odd strange fixed nobody somebody",
+    "anybody nothing something everything anything",
     "ha haha lol well sorry oops thanks thank please hello hi hey dear cheers best regards",
     "sincerely sir madam dude unsubscribe subscribe help stop wait look listen read remember",
     "forget think know want need try make get go come keep let see call send click",
@@ -256,7 +261,10 @@ NOT_NAMES: Final = _words(
     "agenda background status overview details example step steps option options item items part",
     "section chapter table figure list conclusion introduction page end start new old yours truly",
     "interesting understood noted confirmed approved received test testing total weather news",
-    "hope looking based according",
+    "hope looking based according abstract motivation description problem problems solution",
+    "proposal proposals goal goals purpose rationale scope topic topics discussion context",
+    "reference references links changes features benefits requirements todo plan plans results",
+    "subject preface disclaimer warning caveat spoiler edit ps",
     "monday tuesday wednesday thursday friday saturday sunday mon tue tues wed thu thur thurs fri",
     "sat sun january february march april june july august september october november december",
     "ja nein doch also danke bitte leider heute morgen gestern hier dort oui non merci demain hier",
@@ -302,8 +310,9 @@ TITLE_WORDS: Final = _words(
 # Stems that show up together only in confidentiality and virus notices. Any notice has one of the
 # first kind.
 NOTICE_STEMS: Final = _phrases(
-    "confid|intended|privileged|addressee|vertraulich|riservat|vertrouwelijk|konfidentiell",
-    "fortrolig|конфиденциальн|gizli|důvěrn|niniejsz|virus|not secure",
+    "confid|intended recipient|intended solely|intended only|privileged|addressee|not secure",
+    "vertraulich|riservat|vertrouwelijk|konfidentiell",
+    "fortrolig|конфиденциальн|gizli|důvěrn|niniejsz|irrtümlich",
 )
 DISCLAIMER_STEMS: Final = _phrases(
     "confidential|privileged|intended recipient|intended solely|intended only|solely for",

@@ -161,7 +161,8 @@ def test_endings_that_are_no_closes_stay(last: str) -> None:
         "Bob Hill\nDirector of Plans\nExample Inc.\n+1 555 010 9999\nbob@example.org",
         "Bob Hill\nExample University\n12 Long Street\nSpringfield, TX 77002",
         "Robert Hill\nPhone: 555-010-9999\nFax: 555-010-9998",
-        "**********************\n* Bob Hill           *\n* Example GmbH       *\n* Tel. +49 30 123456 *\n"
+        "**********************\n* Bob Hill           *\n* Example GmbH       *\n* Tel. +49 "
+        "30 123456 *\n"
         "**********************",
         "_______________\nBob Hill\nResearch Fellow\nhttp://www.example.org/bob",
         "Bob Hill - 555-010-9999",

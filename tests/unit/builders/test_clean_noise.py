@@ -45,7 +45,8 @@ def test_prose_with_marks_of_code_stays() -> None:
 def test_pgp_armour_goes_and_the_signed_text_stays() -> None:
     body = (
         "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\n"
-        f"{PROSE}\n\n-----BEGIN PGP SIGNATURE-----\n\niQEzBAEBCAAdFiEE\n=abcd\n-----END PGP SIGNATURE-----\n"
+        f"{PROSE}\n\n-----BEGIN PGP SIGNATURE-----\n\niQEzBAEBCAAdFiEE\n=abcd\n-----END PGP "
+        f"SIGNATURE-----\n"
     )
     assert clean(body).text == PROSE
     assert kinds(body) == ["pgp", "pgp"]
@@ -58,7 +59,8 @@ def test_pgp_armour_goes_and_the_signed_text_stays() -> None:
         "Gesendet von meinem Handy",
         "Envoyé de mon iPhone",
         "Get Outlook for iOS",
-        "_______________________________________________\nplans mailing list\nplans@lists.example.org\n"
+        "_______________________________________________\nplans mailing list\n"
+        "plans@lists.example.org\n"
         "https://lists.example.org/plans",
         "--\nYou received this message because you are subscribed to the group.",
         "-------------------------\nGet your free mail at http://www.example.org/",
@@ -73,11 +75,14 @@ def test_footers_go(footer: str) -> None:
 @pytest.mark.parametrize(
     "notice",
     [
-        "This e-mail is confidential and intended solely for the addressee. If you are not the intended "
+        "This e-mail is confidential and intended solely for the addressee. If you are not "
+        "the intended "
         "recipient, please notify the sender and delete it.",
-        "CONFIDENTIALITY NOTICE\n\nThis message may hold privileged and confidential information. Any "
+        "CONFIDENTIALITY NOTICE\n\nThis message may hold privileged and confidential "
+        "information. Any "
         "disclosure or copying\nby other than the intended recipient is prohibited.",
-        "Diese Nachricht ist vertraulich und nur für den Adressaten bestimmt. Wenn Sie sie irrtümlich "
+        "Diese Nachricht ist vertraulich und nur für den Adressaten bestimmt. Wenn Sie sie "
+        "irrtümlich "
         "erhalten haben, ist jede Weitergabe unbefugt; bitte vernichten Sie sie.",
     ],
 )
@@ -112,7 +117,10 @@ def test_writing_about_an_office_is_not_automatic() -> None:
 
 
 def test_calendar_blocks_go_and_the_note_stays() -> None:
-    body = "When: Monday, May 3, 2021 10:00\nWhere: Room 3\n\n*~*~*~*~*~*~*~*~*~*\n\nPlease bring your plans along.\n"
+    body = (
+        "When: Monday, May 3, 2021 10:00\nWhere: Room 3\n\n*~*~*~*~*~*~*~*~*~*\n\nPlease "
+        "bring your plans along.\n"
+    )
     assert clean(body).text == "Please bring your plans along."
     raw = f"{PROSE}\n\nBEGIN:VCALENDAR\nVERSION:2.0\nEND:VCALENDAR\n"
     assert clean(raw).text == PROSE

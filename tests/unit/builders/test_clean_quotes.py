@@ -1,4 +1,4 @@
-"""Quotes, forwards, header blocks and attributions, in the shapes and languages of mail programs."""
+"""Quotes, forwards, header blocks and attributions, as mail programs of many languages print."""
 
 from __future__ import annotations
 
@@ -146,11 +146,15 @@ def test_inline_originals_without_marks(marker: str, fields: str) -> None:
     "block",
     [
         "Ann Lee@EXAMPLE\n05/03/2021 10:00 AM\nTo: Bob Hill/X/Y@Z\ncc:  \nSubject: the plan",
-        "Ann Lee <ann@example.org> on 05/03/2021 10:00:00 AM\nTo: bob@example.org\ncc: \n\nSubject: it",
-        "Ann Lee <ann@example.org> on 05/03/2021 \n10:00:00 AM\nTo: bob@example.org\ncc: \nSubject: it",
-        "   \n\tExample Corp.\n\t\n\tFrom:  Ann Lee      05/03/2021 10:00 AM\n\t\n\nTo: Bob Hill/X@Y\n"
+        "Ann Lee <ann@example.org> on 05/03/2021 10:00:00 AM\nTo: bob@example.org\ncc: \n\n"
+        "Subject: it",
+        "Ann Lee <ann@example.org> on 05/03/2021 \n10:00:00 AM\nTo: bob@example.org\ncc: \n"
+        "Subject: it",
+        "   \n\tExample Corp.\n\t\n\tFrom:  Ann Lee      05/03/2021 10:00 AM\n\t\n\nTo: Bob "
+        "Hill/X@Y\n"
         "cc:  \nSubject: it",
-        "From: Ann Lee on 05/03/2021 10:00 AM\nTo: Bob Hill/X/Y@Z\ncc: Carl Fox/X/Y@Z, Dora Elm/X/Y@Z, \n"
+        "From: Ann Lee on 05/03/2021 10:00 AM\nTo: Bob Hill/X/Y@Z\ncc: Carl Fox/X/Y@Z, Dora "
+        "Elm/X/Y@Z, \n"
         "Emil Gray/X/Y@Z\n\nSubject: it",
         "Please respond to Ann Lee\nTo: Bob Hill/X/Y@Z\ncc: \nSubject: it",
     ],
@@ -166,7 +170,8 @@ def test_a_forward_marker_may_be_wrapped() -> None:
         "Please read.\n"
         "---------------------- Forwarded by Ann Lee/X/Y on 05/03/2021 \n"
         "10:00 AM ---------------------------\n\n\n"
-        "Carl Fox <carl@example.org> on 05/02/2021 09:00:00 AM\nTo: ann@example.org\ncc: \nSubject: it\n\n"
+        "Carl Fox <carl@example.org> on 05/02/2021 09:00:00 AM\nTo: ann@example.org\ncc: \n"
+        "Subject: it\n\n"
         "The text of Carl.\n"
     )
     assert clean(body).text == "Please read."
@@ -183,7 +188,10 @@ def test_a_forward_marker_may_be_wrapped() -> None:
     ],
 )
 def test_forwards_go_with_all_they_hold(marker: str) -> None:
-    body = f"For you.\n\n{marker}\nFrom: Ann Lee <ann@example.org>\nDate: 3 May 2021\nSubject: it\n\nText.\n"
+    body = (
+        f"For you.\n\n{marker}\nFrom: Ann Lee <ann@example.org>\nDate: 3 May 2021\n"
+        "Subject: it\n\nText.\n"
+    )
     assert clean(body).text == "For you."
     assert "forward" in kinds(body)
 
@@ -198,14 +206,18 @@ def test_text_after_the_end_of_a_forward_is_kept() -> None:
 
 def test_a_header_block_above_marked_text_leaves_the_reply_below() -> None:
     body = (
-        "----- Original Message -----\nFrom: Ann Lee\nTo: Bob Hill\nSent: Monday, May 3, 2021 10:00\n"
+        "----- Original Message -----\nFrom: Ann Lee\nTo: Bob Hill\nSent: Monday, May 3, 2021 "
+        "10:00\n"
         "Subject: it\n\n> Is the plan fine?\n\nIt is fine by me.\n"
     )
     assert clean(body).text == "It is fine by me."
 
 
 def test_a_message_that_only_forwards_has_no_own_words() -> None:
-    body = "---- Forwarded by Ann Lee on 05/03/2021 10:00 AM ----\n\nFrom: Carl\nTo: Ann\nSubject: it\n\nText"
+    body = (
+        "---- Forwarded by Ann Lee on 05/03/2021 10:00 AM ----\n\nFrom: Carl\nTo: Ann\n"
+        "Subject: it\n\nText"
+    )
     assert clean(body).text == ""
 
 
