@@ -16,12 +16,16 @@ is absent) and what is counted:
   both sides: the text before the first labelled header. F1 over visible characters, labels and
   predictions as unions of all spans of a type. Our ``footer`` and ``disclaimer`` count as
   signature, as they do there.
-* **signatures**: lines labelled signature or not (there: closes, names, contact blocks, footers);
-  F1 over visible lines, and the share of messages without any from which a line was taken.
+* **signatures**: lines labelled signature or not (there: closes with a name, contact blocks,
+  footers); F1 over visible lines, and the share of messages without any from which a line was
+  taken. Closes without a name ("Thanks.") and initials are not labelled there though people sign
+  so and the zones label them; *blocks* leaves closes out and counts the other kinds only.
 
 Every figure is also given for two halves of the mail that share no user or sender. The rules were
-developed looking at half A only and checked on half B. The libraries are used as their
-documentation shows. Nothing of the mail is printed.
+developed looking at half A; half B was the check. Half B of the gold pairs was never looked at.
+Half B of the zones was looked at once, late; before that it gave F1 0.81 for greetings, 0.79 for
+closes and 0.93 for signatures, which is what to expect of the zones of unseen mail. The libraries
+are used as their documentation shows. Nothing of the mail is printed.
 """
 
 from __future__ import annotations
@@ -40,7 +44,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builders.clean import clean
+from builders.clean import Zone, clean
 
 Row = dict[str, Any]
 _WORDS = re.compile(r"\w+")
@@ -53,11 +57,13 @@ _TARGETS = {
     "zones signature F1": 0.90,
     "signatures line F1": 0.90,
     "signatures false removals": 0.03,
+    "signatures false removals, blocks": 0.03,
 }
+_SIGNATURE_KINDS = {"signature", "footer", "disclaimer"}
 _ZONE_KINDS = {
     "greeting": ("Body/Intro", {"greeting"}),
     "close": ("Body/Outro", {"close"}),
-    "signature": ("Body/Signature", {"signature", "footer", "disclaimer"}),
+    "signature": ("Body/Signature", _SIGNATURE_KINDS),
 }
 
 
@@ -151,36 +157,40 @@ def zones(messages: Iterable[Row]) -> dict[str, float]:
 def signatures(messages: Iterable[Row]) -> dict[str, float]:
     """Score our close, signature, footer and disclaimer zones on labelled lines."""
     tally = Tally()
-    false = without = 0
+    false = blocks = without = 0
     for message in messages:
-        texts = [line["text"] for line in message["lines"]]
-        body = "\n".join(texts)
-        found = clean(body, author=message["sender"]).zones
-        taken = _visible(
-            body,
-            [
-                (z.start, z.end)
-                for z in found
-                if z.kind in {"close", "signature", "footer", "disclaimer"}
-            ],
+        found = clean(
+            "\n".join(line["text"] for line in message["lines"]), author=message["sender"]
         )
-        labelled, predicted, position = set(), set(), 0
-        for i, line in enumerate(message["lines"]):
-            text = line["text"]
-            visible = _visible(body, [(position, position + len(text))])
-            if visible and line["signature"]:
-                labelled.add(i)
-            if visible and len(visible & taken) * 2 > len(visible):
-                predicted.add(i)
-            position += len(text) + 1
+        labelled = {
+            i
+            for i, line in enumerate(message["lines"])
+            if line["signature"] and line["text"].strip()
+        }
+        predicted = _lines_taken(message, found.zones, _SIGNATURE_KINDS | {"close"})
         tally.add(len(labelled & predicted), len(predicted), len(labelled))
         if not any(line["signature"] for line in message["lines"]):
             without += 1
             false += bool(predicted)
+            blocks += bool(_lines_taken(message, found.zones, _SIGNATURE_KINDS))
     return {
         "signatures line F1": tally.f1,
         "signatures false removals": false / max(without, 1),
+        "signatures false removals, blocks": blocks / max(without, 1),
     }
+
+
+def _lines_taken(message: Row, found: Iterable[Zone], kinds: set[str]) -> set[int]:
+    """Return the lines of which zones of the kinds take more than half the visible characters."""
+    body = "\n".join(line["text"] for line in message["lines"])
+    taken = _visible(body, [(zone.start, zone.end) for zone in found if zone.kind in kinds])
+    lines, position = set(), 0
+    for i, line in enumerate(message["lines"]):
+        visible = _visible(body, [(position, position + len(line["text"]))])
+        if visible and len(visible & taken) * 2 > len(visible):
+            lines.add(i)
+        position += len(line["text"]) + 1
+    return lines
 
 
 def _ours(message: Row) -> str:
