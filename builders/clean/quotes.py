@@ -34,6 +34,7 @@ from builders.clean.words import (
     FIELDS,
     FORWARDS,
     LONGEST_FIELD,
+    NOT_NAMES,
     ORIGINALS,
     WROTE,
     WROTE_UNSPACED,
@@ -362,6 +363,7 @@ def _attribution(lines: Lines, i: int) -> int | None:
     if not quoted and below >= size:
         return None
     first = i
+    opened = False
     for k in range(i, max(i - _MAX_ATTRIBUTION, -1), -1):
         if not texts[k] or lines.kind[k] is not None or len(texts[k]) > LONG:
             break
@@ -370,22 +372,22 @@ def _attribution(lines: Lines, i: int) -> int | None:
         opener = _WORD.match(texts[k].lstrip("*-_ [(<\"'"))
         dated = texts[k][0].isdigit() and _SOME_DATE.search(texts[k][:40])
         if dated or (opener and opener.group().casefold() in ATTRIBUTION_OPENERS):
-            first = k
+            first, opened = k, True
             break
     whole = " ".join(texts[first : i + 1])
     verb = _has_verb(whole)
     date = bool(_SOME_DATE.search(whole))
     address = bool(_ADDRESS.search(whole))
     lotus = whole[-1] not in ":："
-    certain = verb and date and (address or first < i or texts[i] != whole or _opens(whole))
     if quoted and _quoted(texts[below]):
-        if not (verb or (date and (address or lotus)) or (address and len(whole) < 100)):
+        named = _name_wrote(whole) or (verb and (address or (date and opened)))
+        if not (named or (date and (address or lotus)) or (address and len(whole) < 100)):
             return None
         if first == i and not date and i and texts[i - 1] and lines.kind[i - 1] is None:
             above = texts[i - 1]
             if _ADDRESS.search(above) and above[-1] not in ".!?":
                 first = i - 1
-    elif not (certain or (lotus and date and address)):
+    elif not (date and ((verb and opened) or (address and (verb or lotus)))):
         return None
     lines.mark(first, i + 1, "attribution")
     if quoted:
@@ -404,9 +406,14 @@ def _unmarked_original(lines: Lines, i: int) -> int:
     return len(lines)
 
 
-def _opens(text: str) -> bool:
-    opener = _WORD.match(text)
-    return opener is not None and opener.group().casefold() in ATTRIBUTION_OPENERS
+def _name_wrote(text: str) -> bool:
+    """Tell whether ``text`` is a name and a verb only: "Ann Lee wrote:"."""
+    words = [word.rstrip(":") for word in _WORD.findall(text)]
+    if not 1 <= len(words) <= 6 or words[-1].casefold() not in WROTE:
+        return False
+    if len(words) == 1:
+        return True  # the rest of a wrapped line whose beginning we do not know
+    return words[0][0].isupper() and (words[0].casefold() not in NOT_NAMES or len(words) == 2)
 
 
 def _has_verb(text: str) -> bool:

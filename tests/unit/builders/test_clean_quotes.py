@@ -107,8 +107,20 @@ def test_an_attribution_without_marks_below_takes_the_rest() -> None:
 def test_a_sentence_that_ends_in_a_colon_is_no_attribution() -> None:
     body = "The report must hold a line like this:\n> #introduced: v5.7\n\nThe rest follows.\n"
     assert clean(body).text == "The report must hold a line like this:\n\nThe rest follows."
-    said = "This is what I wrote:\n\nThe plan is fine as it stands."
-    assert clean(said).text == said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "This is what I wrote:\n\nThe plan is fine as it stands.",
+        "What she said on 3/4/2021 was:\n\nThe plan is fine as it stands.",
+        "I keep what Ann wrote here:\n\nThe plan is fine as it stands.",
+    ],
+)
+def test_prose_about_writing_is_no_attribution(text: str) -> None:
+    assert clean(text).text == text
+    quoting = text.replace("The plan", "> The plan")
+    assert clean(quoting).text == text.split("\n")[0]
 
 
 @pytest.mark.parametrize(
