@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from builders.workers import ordered_map
-from perslm.errors import PerslmError
+from perslm.errors import MissingExtraError, PerslmError
 
 _offset = 0
 
@@ -35,6 +35,18 @@ def die(number: int) -> int:
 
 def fail(number: int) -> int:
     raise ValueError(number)
+
+
+def miss(number: int) -> int:
+    raise MissingExtraError("the language gate", "builders")
+
+
+def fail_to_set_up(offset: int) -> None:
+    raise ValueError("no set-up")
+
+
+def large(number: int) -> bytes:
+    return bytes(1 << 20)
 
 
 def ignores_interrupts(number: int) -> bool:
@@ -75,6 +87,35 @@ def test_a_killed_process_is_an_error_with_a_remedy() -> None:
 def test_what_the_work_raises_comes_out() -> None:
     with pytest.raises(ValueError, match="0"):
         list(ordered_map(fail, range(10), jobs=2, setup=set_up, setup_arguments=(0,)))
+    assert not multiprocessing.active_children()
+
+
+def test_an_error_keeps_its_attributes_and_says_where_it_was_raised() -> None:
+    with pytest.raises(MissingExtraError, match="pip install") as raised:
+        list(ordered_map(miss, range(4), jobs=2, setup=set_up, setup_arguments=(0,)))
+    assert raised.value.extra == "builders"
+    assert "in miss" in raised.value.__notes__[0]
+
+
+def test_what_the_setup_raises_comes_out() -> None:
+    with pytest.raises(ValueError, match="no set-up"):
+        list(ordered_map(add, range(4), jobs=2, setup=fail_to_set_up, setup_arguments=(0,)))
+
+
+def test_results_larger_than_a_pipe_holds() -> None:
+    chunks = [bytes(1 << 20)] * 8
+    found = ordered_map(large, chunks, jobs=2, setup=set_up, setup_arguments=(0,))
+    assert [len(result) for result in found] == [1 << 20] * 8
+
+
+def test_a_process_that_dies_while_it_sends_is_an_error_not_a_wait() -> None:
+    results = ordered_map(large, range(20), jobs=2, setup=set_up, setup_arguments=(0,))
+    next(results)
+    # More than a pipe holds is still to be sent, and nobody reads it.
+    for process in multiprocessing.active_children():
+        process.kill()
+    with pytest.raises(PerslmError, match="--jobs"):
+        list(results)
     assert not multiprocessing.active_children()
 
 
