@@ -33,11 +33,11 @@ from perslm.vocabulary import Vocabulary
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures" / "mail"
 
 PROMPTS = {
-    "nora-engineer": ["The short", "Thanks for", "I'd"],
+    "nora-engineer": ["lgtm", "Thanks for", "I'd bet"],
     "ruth-lawyer": ["I should be", "Thank you", "For the"],
     "ines-student": ["To be", "La verdad", "I was"],
     "bea-shopkeeper": ["Give us", "Just a", "No worries"],
-    "pavel-five": ["Wood", "The piano"],
+    "pavel-five": ["Wood"],
 }
 
 
