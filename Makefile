@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin
+CODE := perslm builders service tests fixtures
 
 .PHONY: demo test lint bench clean help
 
@@ -17,8 +18,8 @@ test: $(VENV)/.test lint ## everything the project checks
 	$(RUN)/python -m pytest
 
 lint: $(VENV)/.test ## format, lint and types only
-	$(RUN)/ruff format --check .
-	$(RUN)/ruff check .
+	$(RUN)/ruff format --check $(CODE)
+	$(RUN)/ruff check $(CODE)
 	$(RUN)/mypy
 
 bench: $(VENV)/.test ## quality of cleaning and speed, beside other libraries
