@@ -32,6 +32,17 @@ class PerslmError(Exception):
 
     exit_code: ClassVar[int] = 1
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Let worker processes pass errors on: a class may make its message of other arguments."""
+        return _restored, (type(self), str(self), dict(vars(self)))
+
+
+def _restored(kind: type[PerslmError], message: str, attributes: dict[str, object]) -> PerslmError:
+    error = kind.__new__(kind)
+    Exception.__init__(error, message)
+    vars(error).update(attributes)
+    return error
+
 
 class ArgumentError(PerslmError, ValueError):
     """An argument has the wrong shape, type or range."""

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from perslm import blob
 from perslm.beam import PooledModel, search
-from perslm.cli.common import stdout
+from perslm.cli.common import add_command, stdout
 from perslm.counts import UInt32Array, merge
 from perslm.errors import PerslmError, SourceError
 from perslm.interpolate import Float32Array
@@ -47,7 +47,7 @@ WEIGHT = 0.5
 
 def register(app: typer.Typer) -> None:
     """Add this module's command to ``app``."""
-    app.command()(demo)
+    add_command(app, demo, "perslm demo")
 
 
 def demo(

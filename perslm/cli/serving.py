@@ -6,13 +6,18 @@ from typing import Annotated
 
 import typer
 
-from perslm.cli.common import StoreOption, WeightOption
+from perslm.cli.common import StoreOption, WeightOption, add_command
 from perslm.errors import MissingExtraError
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's command to ``app``."""
-    app.command()(serve)
+    add_command(
+        app,
+        serve,
+        "perslm serve --store redis://db:6379",
+        "perslm serve --http unix:/run/perslm.sock",
+    )
 
 
 def serve(
