@@ -15,6 +15,7 @@ import pytest
 import redis
 
 from perslm.embedded import EmbeddedServer
+from perslm.store import Store, open_store
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +42,10 @@ def store_url(_server: redis.Redis) -> str:
 def raw_store(_server: redis.Redis, store_url: str) -> redis.Redis:
     """A bare client of the server behind ``store_url``, to look at keys and to break things."""
     return _server
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[Store]:
+    """The store at ``store_url``, opened."""
+    with open_store(store_url) as opened:
+        yield opened

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from builders.routing import Router
 from builders.run import Report, Status, build, count_words, sequences
 from perslm import blob
 from perslm.counts import count
-from perslm.store import Store, open_store
+from perslm.store import Store
 from perslm.vocabulary import Sequence, Vocabulary
 
 PEOPLE = ["ann@example.org", "bob@example.net", "cy@example.com"]
@@ -66,12 +66,6 @@ def write_mail(path: Path, *, mails: int = 4) -> Path:
 @pytest.fixture
 def mail(tmp_path: Path) -> Path:
     return write_mail(tmp_path / "all.jsonl")
-
-
-@pytest.fixture
-def store(store_url: str) -> Iterator[Store]:
-    with open_store(store_url) as opened:
-        yield opened
 
 
 def run(

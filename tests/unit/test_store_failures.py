@@ -1,0 +1,226 @@
+"""The store when things go wrong: lost replies, and every failure as one of our errors."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from redis import exceptions
+
+from perslm.errors import (
+    StoreError,
+    StoreUnavailableError,
+)
+from perslm.store import (
+    Head,
+    Store,
+    open_store,
+)
+from tests.unit.test_store import USER, publish
+
+# Lost connections
+
+
+class LossyServer:
+    """A unix socket before the real one that carries requests in and loses replies on demand."""
+
+    def __init__(self, path: Path, real: str) -> None:
+        self.lose = 0  # how many more replies are lost, each with its connection
+        self._real = real
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+
+    def _serve(self) -> None:
+        """Serve one connection after the other: the tests hold one at a time."""
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return  # closed
+            with client, socket.socket(socket.AF_UNIX) as server:
+                server.connect(self._real)
+                while request := client.recv(1 << 20):
+                    server.sendall(request)
+                    reply = server.recv(1 << 20)
+                    if self.lose and b"EVAL" in request:
+                        self.lose -= 1
+                        break
+                    client.sendall(reply)
+
+
+@pytest.fixture
+def lossy(tmp_path: Path, store_url: str) -> Iterator[tuple[LossyServer, Store]]:
+    server = LossyServer(tmp_path / "lossy.sock", store_url.removeprefix("unix://"))
+    with contextlib.closing(server), open_store(f"unix://{tmp_path}/lossy.sock") as store:
+        yield server, store
+
+
+def test_a_publish_whose_reply_was_lost_is_recognized(lossy: tuple[LossyServer, Store]) -> None:
+    server, store = lossy
+    publish(store, b"one")
+    head = store.head(USER)
+    server.lose = 1
+    assert store.publish(USER, b"two", parent=head) == 2
+    assert [info.generation for info in store.generations(USER)] == [2, 1]
+
+
+def test_a_rollback_whose_reply_was_lost_happens_once(lossy: tuple[LossyServer, Store]) -> None:
+    server, store = lossy
+    for blob in (b"one", b"two", b"three"):
+        publish(store, blob)
+    head = store.head(USER)
+    server.lose = 1
+    assert store._publish(USER, head) == 4
+    stored = store.fetch(USER)
+    assert stored is not None
+    assert (stored.generation, stored.blob) == (4, b"two")
+
+
+def test_a_server_that_loses_every_reply_is_unavailable(lossy: tuple[LossyServer, Store]) -> None:
+    server, store = lossy
+    head = store.head(USER)
+    server.lose = 2
+    with pytest.raises(StoreUnavailableError, match="cannot be reached"):
+        store.publish(USER, b"secret", parent=head)
+    assert store.head(USER).generation == 1, "it arrived all the same"
+
+
+def test_a_silent_server_is_given_up_after_the_timeout(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{tmp_path}/silent.sock")
+        listener.listen()
+        with (
+            open_store(f"unix://{tmp_path}/silent.sock", timeout=0.05) as store,
+            pytest.raises(StoreUnavailableError, match="did not answer in time"),
+        ):
+            store.fetch(USER)
+
+
+# Errors
+
+
+def failure_types() -> list[type[Exception]]:
+    own = [kind for kind in vars(exceptions).values() if inspect.isclass(kind)]
+    system = [OSError, *OSError.__subclasses__()]
+    return [kind for kind in (*own, *system) if issubclass(kind, Exception)]
+
+
+class Failing:
+    """A client whose every command fails in one way."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __getattr__(self, name: str) -> Any:
+        def fail(*_: object, **__: object) -> None:
+            raise self._error
+
+        return fail
+
+
+def error_of(kind: type[Exception], *args: str) -> Exception:
+    error = kind.__new__(kind, *args)  # some constructors want a server's reply
+    error.args = args
+    return error
+
+
+@pytest.mark.parametrize("kind", failure_types(), ids=lambda kind: kind.__name__)
+def test_no_lower_failure_escapes_and_none_tells_secrets(kind: type[Exception]) -> None:
+    store = open_store("redis://user:hunter2@localhost:1")
+    store._client = Failing(error_of(kind, "sees blob-content and ada-l"))
+    calls = (
+        store.ping,
+        lambda: store.head(USER),
+        lambda: store.fetch(USER),
+        lambda: store.info(USER),
+        lambda: store.generations(USER),
+        lambda: store.publish(USER, b"blob-content", parent=Head(0, 0)),
+        lambda: store.rollback(USER),
+        lambda: store.forget(USER),
+        lambda: list(store.users()),
+        lambda: store.vocabulary("f"),
+        lambda: store.put_vocabulary(b"", "f"),
+    )
+    for call in calls:
+        with pytest.raises(StoreError) as caught:
+            call()
+        told = f"{caught.value!r} {caught.value}"
+        assert "localhost:1" in told
+        assert not any(secret in told for secret in ("hunter2", "blob-content", USER))
+        assert caught.value.__suppress_context__, "a traceback would show the server's words"
+
+
+@pytest.mark.parametrize(
+    ("message", "error", "remedy"),
+    [
+        ("MISCONF Errors writing to the AOF file", StoreUnavailableError, "disk is full"),
+        (
+            "ERR Error running script (call to f_1): @user_script:9: -OOM command not allowed",
+            StoreUnavailableError,
+            "maxmemory",
+        ),
+        ("NOREPLICAS Not enough good replicas", StoreUnavailableError, "min-replicas"),
+        ("ERR unknown command 'EVAL', with args beginning with: 'x'", StoreError, "Redis 6.2"),
+    ],
+)
+def test_what_a_server_may_answer(message: str, error: type[Exception], remedy: str) -> None:
+    store = open_store("redis://localhost:1")
+    store._client = Failing(exceptions.ResponseError(message))
+    with pytest.raises(StoreError, match=remedy) as caught:
+        store.head(USER)
+    assert type(caught.value) is error
+
+
+def test_a_server_whose_memory_is_full(store: Store, raw_store: redis.Redis) -> None:
+    publish(store, b"one")
+    raw_store.config_set("maxmemory", "1")
+    try:
+        with pytest.raises(StoreUnavailableError, match="maxmemory"):
+            store.publish(USER, b"two", parent=store.head(USER))
+        stored = store.fetch(USER)
+        assert stored is not None
+        assert stored.blob == b"one"
+        assert store.forget(USER), "deleting is the remedy, so it must work"
+    finally:
+        raw_store.config_set("maxmemory", "0")
+
+
+def test_a_server_that_wants_a_password(store_url: str, raw_store: redis.Redis) -> None:
+    raw_store.config_set("requirepass", "s3cret")
+    try:
+        with open_store(store_url) as store, pytest.raises(StoreUnavailableError, match="password"):
+            store.head(USER)
+        with open_store(f"{store_url}?password=s3cret") as store:
+            assert store.head(USER) == Head(0, 0)
+    finally:
+        raw_store.config_set("requirepass", "")
+
+
+def test_a_read_only_replica(store: Store, raw_store: redis.Redis) -> None:
+    raw_store.execute_command("REPLICAOF", "127.0.0.1", "1")
+    try:
+        with pytest.raises(StoreUnavailableError, match="primary"):
+            store.publish(USER, b"blob", parent=Head(0, 0))
+    finally:
+        raw_store.execute_command("REPLICAOF", "NO", "ONE")
+
+
+def test_a_key_of_another_program(store: Store, raw_store: redis.Redis) -> None:
+    raw_store.set("perslm:head:{ada-l}", "something else")
+    with pytest.raises(StoreError, match="namespace"):
+        store.fetch(USER)
