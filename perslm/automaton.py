@@ -72,6 +72,9 @@ class Automaton:
     state_order: npt.NDArray[np.uint8]
     total: Int64Array
 
+    def __repr__(self) -> str:  # the arrays are what a user wrote
+        return f"Automaton(order={self.order}, states={self.states}, arcs={self.arcs})"
+
     @property
     def states(self) -> int:
         """Return the number of states."""

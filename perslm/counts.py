@@ -20,7 +20,7 @@ Probabilities are made from counts in ``perslm.katz``; bytes in ``perslm.blob``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -58,6 +58,9 @@ class Level:
     def __len__(self) -> int:
         return len(self.word)
 
+    def __repr__(self) -> str:  # the arrays are what a user wrote
+        return f"Level(ngrams={len(self)})"
+
     def keys(self) -> npt.NDArray[np.uint64]:
         """Return (context, word) as one ascending uint64[n], for binary search."""
         return pair_keys(self.context, self.word)
@@ -91,7 +94,11 @@ class Counts:
     specials: Specials
     levels: tuple[Level, ...]
     cut: tuple[Int64Array, ...] | None = None
-    whole: Int64Array | None = field(default=None)
+    whole: Int64Array | None = None
+
+    def __repr__(self) -> str:  # the arrays are what a user wrote
+        pruned = self.cut is not None
+        return f"Counts(order={self.order}, ngrams={self.ngrams}, pruned={pruned})"
 
     @property
     def order(self) -> int:
@@ -139,7 +146,9 @@ class Counts:
         cut = None if self.cut is None else self.cut[:order]
         whole = None if self.whole is None else self.whole[:order]
         levels = list(self.levels[:order])
-        return Counts(self.specials, tuple(_drop_unused_bos(levels, self.specials)), cut, whole)
+        if cut is None:  # a pruned <s> keeps its entry, for the mass that was cut after it
+            levels = _drop_unused_bos(levels, self.specials)
+        return Counts(self.specials, tuple(levels), cut, whole)
 
     def prune(self, minimum: Sequence[int]) -> Counts:
         """Drop every o-gram seen fewer than ``minimum[o-1]`` times; what stays, stays closed.

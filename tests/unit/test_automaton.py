@@ -73,6 +73,11 @@ def test_two_sentences_by_hand() -> None:
     assert backed_off == pytest.approx(0.001 / (4 / 6) / 6)
 
 
+def test_repr_holds_sizes_only() -> None:
+    model = automaton([Seq([2, 3], True, True)], 2)
+    assert repr(model) == "Automaton(order=2, states=4, arcs=4)"
+
+
 def broken(model: Automaton, field: str, index: int, value: float) -> Automaton:
     changed = getattr(model, field).copy()
     changed[index] = value

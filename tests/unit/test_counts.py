@@ -96,6 +96,26 @@ def test_shortening_equals_counting_to_a_lower_order(sequences: list[Seq], order
     assert same(count(sequences, 5, SPECIALS).shorten(order), count(sequences, order, SPECIALS))
 
 
+@given(sequences=sequence_lists(), order=st.integers(2, 5), shorter=st.integers(1, 5))
+def test_shortening_pruned_counts_keeps_totals(
+    sequences: list[Seq], order: int, shorter: int
+) -> None:
+    shorter = min(order, shorter)
+    pruned = count(sequences, order, SPECIALS).prune([1] + [2] * (order - 1))
+    short = pruned.shorten(shorter)
+    kept = {g: c for g, c in as_dict(pruned).items() if len(g) <= shorter}
+    assert as_dict(short) == kept
+    assert short.order == shorter
+    for k in range(shorter):
+        assert np.array_equal(short.totals(k), pruned.totals(k))
+
+
+def test_reprs_hold_sizes_only() -> None:
+    counts = count([Seq([2, 3], True, True)], 2, SPECIALS)
+    assert repr(counts) == "Counts(order=2, ngrams=(3, 3), pruned=False)"
+    assert repr(counts.levels[1]) == "Level(ngrams=3)"
+
+
 def test_pruned_mass_by_hand() -> None:
     # 2 is followed by 3 three times and by 4 once
     counts = count([Seq([2, 3], False, False)] * 3 + [Seq([2, 4], False, False)], 2, SPECIALS)
