@@ -20,6 +20,7 @@ users by ``perslm.store``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import index
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -119,6 +120,7 @@ class PersonalModel:
 
         ``histories`` holds token ids, oldest first; any length works, and the last order−1 decide.
         An empty history is the middle of nowhere (the root): begin with ``<s>`` to open a sequence.
+        Raises ArgumentError if an id is negative or no integer.
         """
         rows = [self._recent(history) for history in histories]
         width = max((len(row) for row in rows), default=0)
@@ -180,7 +182,8 @@ class PersonalModel:
 
         ``global_logprobs`` is float32[n, width], natural log, width ≥ ``vocabulary_size`` (columns
         beyond it are padding of the global LM). Rows of weight 0 come back bit for bit; if every
-        weight is 0, the array itself is returned. Each row sums to 1 if the given one does.
+        weight is 0, the array itself is returned. Each row sums to 1 if the given one does. Forbid
+        words after mixing: one that the global LM gives −inf can come back from the user's model.
         """
         state = self._checked(states)
         weights = self.weights(state)
@@ -203,7 +206,12 @@ class PersonalModel:
     def _recent(self, history: Sequence[int] | AnyIntegers) -> list[int]:
         """Return the part of a history that can matter: the last order−1 ids."""
         depth = self.order - 1
-        recent = [int(i) for i in history[max(0, len(history) - depth) :]] if depth else []
+        try:
+            recent = [index(i) for i in history[len(history) - min(depth, len(history)) :]]
+        except TypeError:  # not chained: what was given may be somebody's text
+            raise ArgumentError(
+                "a history is a sequence of token ids, which are integers"
+            ) from None
         if any(i < 0 for i in recent):
             raise ArgumentError("a history holds a negative token id")
         return [min(i, _OUTSIDE) for i in recent]
@@ -261,6 +269,7 @@ class NullModel:
     order = 1
     weight = 0.0
     vocabulary_fingerprint = ""
+    vocabulary_size = 0
 
     def __init__(self, reason: str) -> None:
         self.reason = reason
@@ -277,6 +286,10 @@ class NullModel:
         """Return −inf and state 0 for each candidate, float32[n, k] and uint32[n, k]."""
         shape = _matrix(candidates, len(np.asarray(states))).shape
         return np.full(shape, -np.inf, np.float32), np.zeros(shape, np.uint32)
+
+    def distribution(self, states: States) -> Float32Array:
+        """Return a row of no columns for each state, float32[n, 0]: there is no vocabulary."""
+        return np.zeros((len(np.asarray(states)), 0), np.float32)
 
     def continuations(self, states: States, k: int = 8) -> tuple[UInt32Array, Float32Array]:
         """Return no continuation: uint32[n, 0] and float32[n, 0]."""

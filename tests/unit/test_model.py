@@ -156,6 +156,17 @@ def test_the_null_model_changes_nothing() -> None:
     assert logp.shape == nxt.shape == (2, 3)
     assert np.isneginf(logp).all()
     assert model.continuations(states)[0].shape == (2, 0)
+    assert model.distribution(states).shape == (2, model.vocabulary_size) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    "histories", [["orchid"], [["orchid"]], [[2.5]], [3], [None], np.zeros((1, 2), bool)]
+)
+def test_histories_that_are_no_ids_are_not_repeated(histories: object) -> None:
+    with pytest.raises(ArgumentError, match="integers") as caught:
+        make(MAIL, 3).states(histories)  # type: ignore[arg-type]
+    assert "orchid" not in str(caught.value)
+    assert caught.value.__suppress_context__  # what numpy or Python said of it is not shown
 
 
 def test_empty_batches() -> None:
