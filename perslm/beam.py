@@ -71,7 +71,7 @@ def search(
         if personal is not None:
             rows = personal.mix(personal.states(histories), rows)
         totals = np.array(rows, np.float64) + np.array([[h.logprob] for h in live])
-        totals[:, list(banned)] = -np.inf
+        totals[:, [i for i in banned if i < totals.shape[1]]] = -np.inf  # virtual ids have none
         flat = totals.ravel()
         top = np.argsort(-flat, kind="stable")[:width]
         longer = [
@@ -99,13 +99,14 @@ class PooledModel:
             raise ArgumentError("epsilon must lie between 0 and 1")
         built = automaton.build(pooled, katz.estimate(pooled))
         self._model = PersonalModel(built, Metadata("0" * 32))
-        self._epsilon = epsilon
+        self._epsilon = epsilon if pooled.tokens else 1.0  # of nothing: every word is as likely
 
     def logprobs(self, histories: Sequence[Sequence[int]]) -> Float32Array:
         """Return ln p(w | history) for every id w, float32[n, size]."""
         katz_part = self._model.distribution(self._model.states(histories))
         floor = np.log(self._epsilon / self._model.vocabulary_size)
-        mixed = np.logaddexp(katz_part + np.log1p(-self._epsilon), floor)
+        with np.errstate(divide="ignore"):
+            mixed = np.logaddexp(katz_part + np.log1p(-self._epsilon), floor)
         return np.asarray(mixed, np.float32)
 
 

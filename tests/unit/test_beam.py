@@ -74,6 +74,17 @@ def test_pooled_rows_sum_to_one_and_leave_no_word_out() -> None:
     assert np.isfinite(rows).all()
 
 
+def test_a_pool_of_nothing_is_uniform() -> None:
+    rows = PooledModel(count([], 2, SPECIALS)).logprobs([[0]])
+    assert np.exp(rows) == pytest.approx(np.full((1, 6), 1 / 6))
+
+
+def test_virtual_ids_may_be_banned() -> None:
+    virtual = Specials(5, 5, 6)
+    pooled = PooledModel(count([Seq([2, 3], True, False)], 2, virtual))
+    assert search(pooled, [5], banned=[5, 6]) == search(pooled, [5])
+
+
 def test_arguments() -> None:
     pooled = PooledModel(count(OFFICE, 2, SPECIALS))
     with pytest.raises(ArgumentError):
