@@ -37,7 +37,10 @@ TRUSTED = 0.999
 """Discount of counts above K, and of every count whose own discount is unusable."""
 
 LEFT_OVER_FLOOR = 1e-9
-"""Least mass that a context leaves, so that a quotient of two of them is finite."""
+"""Least mass that a context leaves, so that a quotient of two of them is finite.
+
+Sums stay exact unless all that is left are words rarer than this: one in 10⁹ tokens of one user.
+"""
 
 LOG_ZERO = -99.0
 """ln α of a context after which every event was seen."""

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from perslm.automaton import build
 from perslm.blob import MAGIC, Metadata, decode, encode
 from perslm.counts import Counts, Specials, count
 from perslm.errors import ArgumentError, BlobError
+from perslm.katz import estimate
 from tests.support import Seq, sequence_lists
 
 SPECIALS = Specials(7, 0, 1)
@@ -100,6 +102,29 @@ def test_sealed_garbage_is_refused_or_keeps_every_rule(
         return
     blob = encode(decoded.counts, dataclasses.replace(decoded.metadata))
     assert blob == sealed(payload, order=order, flags=flags)
+
+
+@settings(max_examples=500)
+@given(
+    sequences=sequence_lists(),
+    order=st.integers(1, 5),
+    minimum=st.sampled_from([None, 2]),
+    at=st.integers(0),
+    value=st.integers(0, 127),
+)
+def test_what_is_read_after_a_sealed_change_is_a_valid_model(
+    sequences: list[Seq], order: int, minimum: int | None, at: int, value: int
+) -> None:
+    counts = count(sequences, order, SPECIALS)
+    if minimum:
+        counts = counts.prune([1] + [minimum] * (order - 1))
+    payload = bytearray(encode(counts, METADATA)[HEADER.size : -4])
+    payload[at % len(payload)] = value
+    try:
+        decoded = decode(sealed(bytes(payload), order=order, flags=int(minimum is not None)))
+    except BlobError:
+        return
+    build(decoded.counts, estimate(decoded.counts)).validate()
 
 
 @pytest.mark.parametrize(

@@ -77,14 +77,16 @@ def test_equals_opengrm(text: Path, model: Path, order: int) -> None:
     for gram, value in golden_p.items():
         assert logp[gram] == pytest.approx(value, abs=p_tolerance)
     # α is a quotient of two left-over masses. OpenGrm holds them in float32: an absolute error up
-    # to 2e-7 in each, so a relative one of 2e-7 over the smaller mass.
+    # to 2e-7 in each, so a relative one of 2e-7 over the smaller mass, which is 0.001 at least,
+    # but for the contexts that have seen every event: their α is a constant.
     kept, below = dict.fromkeys(backoff, 0.0), dict.fromkeys(backoff, 0.0)
     for gram, value in logp.items():
         if len(gram) > 1:
             kept[gram[:-1]] += math.exp(value)
             below[gram[:-1]] += math.exp(logp[gram[1:]])
     for gram, value in golden_b.items():
-        tolerance = max(1e-6, 2e-7 / (1 - max(kept[gram], below[gram]) + 1e-9))
+        left = 1 - max(kept[gram], below[gram])
+        tolerance = 1e-6 if value == -99 else min(2e-4, max(1e-6, 2e-7 / left))
         assert backoff[gram] == pytest.approx(value, abs=tolerance)
 
 
