@@ -144,7 +144,7 @@ class PersonalModel:
         user never wrote. Raises ArgumentError on other shapes, negative ids or unknown states.
         """
         state = self._checked(states)
-        ids = _matrix(candidates, len(state))
+        ids = as_matrix(candidates, len(state))
         flat_states = np.repeat(state, ids.shape[1])
         flat = np.minimum(ids.ravel(), _OUTSIDE)
         path = self.automaton.walk(flat_states, flat)
@@ -154,6 +154,15 @@ class PersonalModel:
             logp[closes] = -self.automaton.closing(flat_states[closes])
         nxt = self._behind(path.arc, flat)
         return logp.astype(np.float32).reshape(ids.shape), nxt.astype(np.uint32).reshape(ids.shape)
+
+    @property
+    def events(self) -> UInt32Array:
+        """Return the ids that the user ever wrote, and ``</s>`` if a sequence closed; ascending."""
+        return self._events.astype(np.uint32)
+
+    def event_logprobs(self, states: States) -> Float32Array:
+        """Return ln p(event | state), float32[n, len(events)]: a distribution without its zeros."""
+        return self._event_logprobs(self._checked(states))
 
     def distribution(self, states: States) -> Float32Array:
         """Return ln p(w | state) for every id w, float32[n, vocabulary_size].
@@ -204,17 +213,7 @@ class PersonalModel:
         )
 
     def _recent(self, history: Sequence[int] | AnyIntegers) -> list[int]:
-        """Return the part of a history that can matter: the last order−1 ids."""
-        depth = self.order - 1
-        try:
-            recent = [index(i) for i in history[len(history) - min(depth, len(history)) :]]
-        except TypeError:  # not chained: what was given may be somebody's text
-            raise ArgumentError(
-                "a history is a sequence of token ids, which are integers"
-            ) from None
-        if any(i < 0 for i in recent):
-            raise ArgumentError("a history holds a negative token id")
-        return [min(i, _OUTSIDE) for i in recent]
+        return [min(i, _OUTSIDE) for i in last_ids(history, self.order - 1)]
 
     def _next(self, state: Int64Array, label: Int64Array) -> Int64Array:
         return self._behind(self.automaton.walk(state, label).arc, label)
@@ -284,7 +283,7 @@ class NullModel:
 
     def score(self, states: States, candidates: Candidates) -> tuple[Float32Array, UInt32Array]:
         """Return −inf and state 0 for each candidate, float32[n, k] and uint32[n, k]."""
-        shape = _matrix(candidates, len(np.asarray(states))).shape
+        shape = as_matrix(candidates, len(np.asarray(states))).shape
         return np.full(shape, -np.inf, np.float32), np.zeros(shape, np.uint32)
 
     def distribution(self, states: States) -> Float32Array:
@@ -304,7 +303,22 @@ class NullModel:
         return f"NullModel({self.reason!r})"
 
 
-def _matrix(candidates: Candidates, n: int) -> npt.NDArray[Any]:
+def last_ids(history: Sequence[int] | AnyIntegers, depth: int) -> list[int]:
+    """Return the last ``depth`` ids of a history, which alone can matter.
+
+    Raises ArgumentError, without what was given, if one is negative or no integer.
+    """
+    try:
+        recent = [index(i) for i in history[len(history) - min(depth, len(history)) :]]
+    except TypeError:  # not chained: what was given may be somebody's text
+        raise ArgumentError("a history is a sequence of token ids, which are integers") from None
+    if any(i < 0 for i in recent):
+        raise ArgumentError("a history holds a negative token id")
+    return recent
+
+
+def as_matrix(candidates: Candidates, n: int) -> npt.NDArray[Any]:
+    """Return ``candidates`` as int64[n, k]; raises ArgumentError if they are not that."""
     try:
         ids = np.asarray(candidates)
     except ValueError as error:  # rows of different lengths

@@ -25,7 +25,7 @@ from perslm.errors import (
     VocabularyMismatchError,
 )
 from perslm.interpolate import Float32Array, mix_columns
-from perslm.model import Candidates, Histories, NullModel, States
+from perslm.model import Candidates, Histories, States, as_matrix, last_ids
 
 if TYPE_CHECKING:
     from perslm.client import Client
@@ -106,14 +106,13 @@ class RemoteModel:
         One request. Raises ArgumentError as ``PersonalModel.score`` does.
         """
         start = self._checked(states)
-        shape = NullModel("").score(start, candidates)[0].shape
-        ids = np.minimum(np.asarray(candidates, np.int64).reshape(shape), wire.LARGEST_ID)
+        ids = np.minimum(as_matrix(candidates, len(start)), wire.LARGEST_ID)
         what: dict[str, object] = {"candidates": wire.pack_array(ids, "<u4")}
-        answer = self._ask(start, what, columns=shape[1])
+        answer = self._ask(start, what, columns=ids.shape[1])
         behind: list[tuple[int, ...]] = []
         for state, row in zip(start.tolist(), ids.tolist(), strict=True):
             behind += self._longer(self._contexts[state], row)
-        return answer.logprobs, self._intern(behind).reshape(shape)
+        return answer.logprobs, self._intern(behind).reshape(ids.shape)
 
     def continuations(self, states: States, k: int = 8) -> tuple[UInt32Array, Float32Array]:
         """Return the k likeliest next ids of each state and their ln p, best first.
@@ -225,10 +224,7 @@ class RemoteModel:
 
     def _context(self, history: Sequence[int] | AnyIntegers) -> tuple[int, ...]:
         """Return the part of a history that can matter to the model."""
-        depth = self._depth
-        recent = [int(i) for i in history[max(0, len(history) - depth) :]] if depth else []
-        if any(i < 0 for i in recent):
-            raise ArgumentError("a history holds a negative token id")
+        recent = last_ids(history, self._depth)
         for at in range(len(recent) - 1, -1, -1):
             if recent[at] in self._restarts:
                 return (self._restarts[0], *recent[at + 1 :])

@@ -69,6 +69,9 @@ class Sequence(NamedTuple):
     opens: bool
     closes: bool
 
+    def __repr__(self) -> str:
+        return f"Sequence({len(self.ids)} ids, opens={self.opens}, closes={self.closes})"
+
 
 class Vocabulary:
     """An immutable mapping between text, tokens and ids 0 to ``size`` - 1.

@@ -99,9 +99,11 @@ class ModelCache:
             return entry
         old = self._recent(user)
         lock = self._lock(user)
-        if not lock.acquire(blocking=old is None):
+        # while somebody else asks, what the store said not long ago will do
+        usable = old is not None and self._clock() - old.confirmed < self._settings.stale_seconds
+        if not lock.acquire(blocking=not usable):
             assert old is not None
-            return old  # somebody is asking right now
+            return old
         try:
             entry = self.peek(user)
             if entry is None:

@@ -33,7 +33,7 @@ from perslm import wire
 from perslm.counts import MAX_ORDER
 from perslm.errors import ArgumentError
 from perslm.model import Candidates
-from service.core import RequestError, ScoreAnswer, ScoreRequest
+from service.core import RequestError, ScoreAnswer, ScoreRequest, too_many_histories
 
 Format: TypeAlias = Literal["json", "msgpack"]
 
@@ -43,8 +43,12 @@ _FIELDS: Final = frozenset(
 )
 
 
-def decode(body: bytes, form: Format) -> ScoreRequest:
-    """Return the request that ``body`` holds; raises RequestError if it holds none."""
+def decode(body: bytes, form: Format, max_histories: int = 1024) -> ScoreRequest:
+    """Return the request that ``body`` holds; raises RequestError if it holds none.
+
+    A body can name far more histories than it has bytes to spare, so their number is looked at
+    before any of them is.
+    """
     fields = _read(body, form)
     if not isinstance(fields, dict) or not fields.keys() <= _FIELDS:
         raise RequestError(
@@ -59,7 +63,7 @@ def decode(body: bytes, form: Format) -> ScoreRequest:
     return ScoreRequest(
         user=_text(fields, "user"),
         vocabulary=_text(fields, "vocabulary"),
-        histories=_histories(fields["histories"]),
+        histories=_histories(fields["histories"], max_histories),
         candidates=None if candidates is None else _candidates(candidates),
         top_k=top_k,
         dense=_flag(fields, "dense"),
@@ -124,7 +128,10 @@ def _flag(fields: dict[str, Any], name: str) -> bool:
     return bool(value)
 
 
-def _histories(value: object) -> list[list[int]]:
+def _histories(value: object, most: int) -> list[list[int]]:
+    lengths = value.get("lengths") if isinstance(value, dict) else value
+    if isinstance(lengths, list) and len(lengths) > most:
+        raise too_many_histories(most)
     if isinstance(value, list):
         return [_ids(row, "histories") for row in value]
     try:

@@ -30,7 +30,6 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from perslm.automaton import ROOT
 from perslm.counts import UInt32Array
@@ -62,7 +61,14 @@ class RequestError(ArgumentError):
         super().__init__(message)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+def too_many_histories(most: int) -> RequestError:
+    """Return the error for a request of more than ``most`` histories."""
+    return RequestError(
+        "too_many_histories", f"at most {most} histories fit into one request: send more requests"
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class ScoreRequest:
     """What to score, for ``n`` hypotheses of one user.
 
@@ -232,10 +238,7 @@ class ScoringService:
         """Return the number of histories, and of columns that an answer without a model has."""
         n = len(request.histories)
         if n > self._settings.max_histories:
-            raise RequestError(
-                "too_many_histories",
-                f"at most {self._settings.max_histories} histories fit into one request: send more",
-            )
+            raise too_many_histories(self._settings.max_histories)
         asked = (request.candidates is not None, request.top_k is not None, request.dense)
         if sum(asked) != 1:
             raise RequestError(
@@ -279,16 +282,9 @@ def _scores(
     if request.top_k is not None:
         ids, logprobs = model.continuations(states, request.top_k)
         return logprobs, ids
-    dense = model.distribution(states)
-    if not request.compact:
-        return dense, None
-    written = _written(model)
-    return dense[:, written], written.astype(np.uint32)
-
-
-def _written(model: PersonalModel) -> npt.NDArray[np.intp]:
-    """Return the ids of all events the user ever wrote, ascending: those the root knows."""
-    return np.flatnonzero(np.isfinite(model.distribution([ROOT])[0]))
+    if request.compact:
+        return model.event_logprobs(states), model.events
+    return model.distribution(states), None
 
 
 def _nothing(reason: str, n: int, columns: int, request: ScoreRequest) -> ScoreAnswer:

@@ -163,7 +163,8 @@ class _Handlers:
             )
         body = await _read_body(request, self._settings.max_body_bytes)
         wanted = _accepted(request.headers.get("accept", ""), form)
-        asked = await _call(len(body) <= _SMALL_BODY_BYTES, lambda: decode(body, form))
+        most = self._settings.max_histories
+        asked = await _call(len(body) <= _SMALL_BODY_BYTES, lambda: decode(body, form, most))
         answer = await _call(
             self._service.is_quick(asked), lambda: encode(self._service.score(asked), wanted)
         )

@@ -47,8 +47,10 @@ def test_the_python_examples(
     tmp_path: Path, store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nora = MAIL / "nora-engineer.mbox"
-    run(f"perslm vocab build {nora} --user-from file --min-users 1 -o v.json", tmp_path, store_url)
-    run(f"perslm build {nora} --user-from file --vocab v.json", tmp_path, store_url)
+    make = f"perslm vocab build {nora} --user-from file --min-users 1 -o vocab.json"
+    run(make, tmp_path, store_url)
+    run(f"perslm build {nora} --user-from file --vocab vocab.json", tmp_path, store_url)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PERSLM_STORE", store_url)
     fenced = re.findall(r"```(python|text)\n(.*?)```", README, re.S)
     assert [kind for kind, _ in fenced] == ["python", "text"] * 2

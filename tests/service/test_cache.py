@@ -94,6 +94,20 @@ def test_the_store_may_be_away_for_a_while(store: Store) -> None:
     assert (entry.model.reason, entry.stale) == ("ok", False)
 
 
+def test_while_somebody_asks_only_a_recent_answer_will_do(store: Store) -> None:
+    clock = Clock()
+    cache = ModelCache(store, settings(fresh_seconds=1.0, stale_seconds=60.0), clock=clock)
+    old = cache.get(USER)
+    with ThreadPoolExecutor(1) as pool:
+        with cache._lock(USER):  # somebody asks
+            clock.now += 59.0
+            assert cache.get(USER) is old
+            clock.now += 2.0
+            waiting = pool.submit(cache.get, USER)
+            store.forget(USER)
+        assert waiting.result().model.reason == "unknown_user"
+
+
 def test_a_returned_store_ends_staleness(store: Store) -> None:
     clock, counting = Clock(), Counting(store)
     cache = ModelCache(counting, settings(fresh_seconds=1.0), clock=clock)

@@ -176,3 +176,16 @@ def test_arrays_come_back_as_they_went(rows: list[list[int]], columns: int) -> N
     table = np.arange(len(rows) * columns, dtype=np.float32).reshape(len(rows), columns) * -0.3
     packed = msgpack.unpackb(msgpack.packb(wire.pack_array(table, "<f4")))
     assert np.array_equal(wire.unpack_array(packed, "<f4", 2), table)
+
+
+@pytest.mark.parametrize("form", ["json", "msgpack"])
+def test_too_many_histories_are_refused_before_they_are_read(form: Format) -> None:
+    """Neither the ids of the first rows nor the data that the lengths ask for is looked at."""
+    bodies = [write({**BASE, "histories": ["no row"] * 6, "dense": True}, form)]
+    if form == "msgpack":
+        rows = {"dtype": "<u4", "lengths": [1] * 6, "data": b""}
+        bodies.append(write({**BASE, "histories": rows, "dense": True}, form))
+    for body in bodies:
+        with pytest.raises(RequestError) as refused:
+            decode(body, form, 5)
+        assert refused.value.code == "too_many_histories"

@@ -211,6 +211,14 @@ def test_wrong_rows_and_weights_are_named() -> None:
         PersonalModel.from_blob(b"not a model")
 
 
+def test_events_are_the_distribution_without_its_zeros() -> None:
+    model = make(MAIL, 3)
+    states = model.states([[BOS, 2], [7]])
+    dense = model.distribution(states)
+    assert model.events.tolist() == np.flatnonzero(np.isfinite(dense[0])).tolist()
+    assert np.array_equal(model.event_logprobs(states), dense[:, model.events])
+
+
 def test_facts_about_a_model() -> None:
     counts = count(MAIL, 3, SPECIALS)
     model = make(MAIL, 3)
