@@ -25,6 +25,8 @@ lint: $(VENV)/.test ## format, lint and types only
 bench: $(VENV)/.test ## quality of cleaning and speed, beside other libraries
 	$(RUN)/python -m tests.benchmarks.clean
 	$(RUN)/python -m tests.benchmarks.build
+	$(RUN)/python -m tests.benchmarks.serving
+	$(RUN)/python -m tests.benchmarks.weight
 
 clean: ## remove the environment and all caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
