@@ -22,8 +22,9 @@ The kinds of zones
 ``attribution``  the line that introduces a quote: "On Monday Ann wrote:"
 ``forward``     a forward's marker and everything forwarded
 ``header``      header blocks of inline originals, and their marker lines
-``signature``   contact blocks, with or without a ``-- `` line
-``footer``      list footers, "Sent from my ...", advertisements
+``signature``   contact blocks, with or without a ``-- `` line, and what mail programs and providers
+                add under the author's name: "Sent from my ...", slogans, advertisements
+``footer``      what mailing lists and newsletters append
 ``disclaimer``  confidentiality notices
 ``greeting``    "Hi Ann," at the start
 ``close``       "Best regards," and the name below it at the end

@@ -9,10 +9,12 @@ that fires, so ordinary mail pays for nothing.
 * **code**: unified diffs with their diffstat, fenced blocks, stack traces, kernel and program logs,
   commit trailers ("Reviewed-by: ..."), tables of figures, and paragraphs most of whose lines end or
   begin as only program lines do.
-* **footer**: what lists and mail programs append: from a rule of dashes or underscores near the
-  end that is followed by an address of the web, a subscription notice or the like; "Sent from my".
+* **footer**: what lists and newsletters append: from a rule of dashes or underscores near the end,
+  or the first line that speaks of a subscription.
+* **signature**: what programs and providers append under the author's name: "Sent from my ...",
+  and below a rule, a slogan or an advertisement with an address of the web.
 * **disclaimer**: paragraphs that hold several word stems of confidentiality notices, and what
-  stands below them.
+  stands below them; a block below a rule that reads as one.
 * **automatic**: notices of absence and delivery (the whole body), calendar blocks,
   placeholders that stand where an attachment was ("<<report.doc>>"), link targets left
   over from HTML.
@@ -281,7 +283,7 @@ _DIGIT: Final = re.compile(r"\d")
 def mark_figures(lines: Lines) -> None:
     """Mark tables as code: two or more neighbouring lines that consist mostly of numbers.
 
-    Comes after the rule for signatures, whose telephone numbers it would take.
+    Comes after the rules for signatures, whose telephone numbers it would take.
     """
     run: list[int] = []
     for i in [*lines.own(), -1]:
@@ -325,20 +327,34 @@ _LIST_FOOTER: Final = re.compile(
     r"\S{1,80} mailing list$|to unsubscribe\b"
     r"|you received this (?:message|e-?mail|bug report) because|you are receiving this"
     r"|to post to this group|for more options, visit this group|you are subscribed to"
-    r"|this email has been checked for viruses|virus-free|no virus found"
-    r"|please consider the environment|please avoid printing|reply to this email directly"
-    r"|diese e-mail wurde von|get your free|do you yahoo",
+    r"|reply to this email directly",
+    re.IGNORECASE,
+)
+_LIST_SIGN: Final = re.compile(
+    r"mailing list|unsubscribe|subscri|newsletter|opt[ -]out|all rights reserved|abmelden"
+    r"|to (?:change|edit|manage|make changes to|modify|update) your|mailingliste|désabonner"
+    r"|liste de diffusion|darse de baja|lista de correo|disiscri|uitschrijven"
+    r"|/(?:mailman|listinfo|list)/",
+    re.IGNORECASE,
+)
+_TAGLINE: Final = re.compile(
+    r"this email has been checked for viruses|virus-free|no virus found"
+    r"|please consider the environment|please avoid printing|diese e-mail wurde von"
+    r"|get your free|do you yahoo",
     re.IGNORECASE,
 )
 
 
 def mark_footers(lines: Lines, author: Author) -> None:
-    """Mark disclaimers, list footers and the advertisements of mail programs near the end."""
-    own = lines.own()
-    if not own:
-        return
-    _disclaimers(lines, own)
-    own = [i for i in own[-_FOOTER_REACH:] if lines.kind[i] is None]
+    """Mark list footers, disclaimers and the advertisements of mail programs near the end."""
+    _appended(lines, author)
+    if _disclaimers(lines, lines.own()):
+        _appended(lines, author)
+
+
+def _appended(lines: Lines, author: Author) -> None:
+    """Mark what was appended near the end: below a rule, or known by its first words."""
+    own = lines.own()[-_FOOTER_REACH:]
     for position, i in enumerate(own):
         text = lines.text[i]
         if len(text) > LONG:
@@ -347,15 +363,31 @@ def mark_footers(lines: Lines, author: Author) -> None:
         if _RULE.match(text) and len(below) <= 12:
             signs = any(_FOOTER_SIGN.search(lines.text[k][:LONG]) for k in below)
             if signs and not _person_below(lines, below, author):
-                lines.mark(i, own[-1] + 1, "footer")
+                lines.mark(i, own[-1] + 1, _appended_kind(lines, below))
                 return
-        elif _LIST_FOOTER.match(text):
-            lines.mark(i, own[-1] + 1, "footer")
-            _rule_above(lines, i, "footer")
+        elif _LIST_FOOTER.match(text) or _TAGLINE.match(text):
+            kind = _appended_kind(lines, own[position:])
+            lines.mark(i, own[-1] + 1, kind)
+            _rule_above(lines, i, kind)
             return
         elif len(text) < 90 and _SENT_FROM.match(text) and _SENT_FROM_TAIL.search(text):
-            lines.mark(i, i + 1, "footer")
-            _rule_above(lines, i, "footer")
+            lines.mark(i, i + 1, "signature")
+            _rule_above(lines, i, "signature")
+
+
+def _appended_kind(lines: Lines, block: list[int]) -> str:
+    """Tell a list's footer from a notice, and both from what goes with the author's name."""
+    text = "\n".join(lines.text[i][:LONG] for i in block)
+    if _LIST_SIGN.search(text) or _LIST_FOOTER.match(text):
+        return "footer"
+    return "disclaimer" if _is_notice(text.casefold()) else "signature"
+
+
+def _is_notice(folded: str) -> bool:
+    return (
+        any(stem in folded for stem in NOTICE_STEMS)
+        and sum(stem in folded for stem in DISCLAIMER_STEMS) >= 4
+    )
 
 
 _PHONE_OR_ADDRESS: Final = re.compile(r"\d{3}[ .-]\d{3,4}|[^\s@]@[^\s@]")
@@ -379,7 +411,7 @@ def mark_last_rule(lines: Lines) -> None:
             return
         if text[0].isalnum():
             return
-        lines.kind[i] = "footer"
+        lines.kind[i] = "signature"
 
 
 def _rule_above(lines: Lines, i: int, kind: str) -> None:
@@ -392,11 +424,14 @@ def _rule_above(lines: Lines, i: int, kind: str) -> None:
         lines.kind[k] = kind
 
 
-def _disclaimers(lines: Lines, own: list[int]) -> None:
-    """Mark the paragraphs that are confidentiality notices, and what stands below the first."""
+def _disclaimers(lines: Lines, own: list[int]) -> bool:
+    """Mark the first paragraph that is a confidentiality notice and what stands below it.
+
+    Return whether there is one.
+    """
     folded = lines.body.casefold()
     if not any(stem in folded for stem in NOTICE_STEMS):
-        return
+        return False
     paragraphs: list[list[int]] = []
     for i in own:
         if paragraphs and paragraphs[-1][-1] == i - 1:
@@ -405,16 +440,15 @@ def _disclaimers(lines: Lines, own: list[int]) -> None:
             paragraphs.append([i])
     for position, paragraph in enumerate(paragraphs):
         text = " ".join(lines.text[i] for i in paragraph).casefold()
-        if len(text) > 3000 or not any(stem in text for stem in NOTICE_STEMS):
-            continue
-        if sum(stem in text for stem in DISCLAIMER_STEMS) < 4:
+        if len(text) > 3000 or not _is_notice(text):
             continue
         first = paragraph[0]
         if position and _heading(lines, paragraphs[position - 1]):
             first = paragraphs[position - 1][0]
         lines.mark(first, own[-1] + 1, "disclaimer")
         _rule_above(lines, first, "disclaimer")
-        return
+        return True
+    return False
 
 
 def _heading(lines: Lines, paragraph: list[int]) -> bool:

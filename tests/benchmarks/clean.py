@@ -14,8 +14,8 @@ is absent) and what is counted:
   scores no exact message.
 * **zones**: labelled greeting, close and signature zones. Only the author's own part counts, on
   both sides: the text before the first labelled header. F1 over visible characters, labels and
-  predictions as unions of all spans of a type. Our ``footer`` and ``disclaimer`` count as
-  signature, as they do there.
+  predictions as unions of all spans of a type. Our ``disclaimer`` counts as signature, as it does
+  there; our ``footer`` does not: what lists and newsletters append is labelled body there.
 * **signatures**: lines labelled signature or not (there: closes with a name, contact blocks,
   footers); F1 over visible lines, and the share of messages without any from which a line was
   taken. Closes without a name ("Thanks.") and initials are not labelled there though people sign
@@ -63,7 +63,7 @@ _SIGNATURE_KINDS = {"signature", "footer", "disclaimer"}
 _ZONE_KINDS = {
     "greeting": ("Body/Intro", {"greeting"}),
     "close": ("Body/Outro", {"close"}),
-    "signature": ("Body/Signature", _SIGNATURE_KINDS),
+    "signature": ("Body/Signature", {"signature", "disclaimer"}),
 }
 
 

@@ -136,3 +136,34 @@ def test_placeholders_of_attachments_go(mark: str) -> None:
 def test_link_targets_left_over_from_html_go() -> None:
     body = "Please see the page <https://example.org/a?b=c> and tell me."
     assert clean(body).text == "Please see the page and tell me."
+
+
+RULE = "_" * 40
+
+
+@pytest.mark.parametrize(
+    ("appended", "kind"),
+    [
+        ("Sent from my phone", "signature"),
+        (f"{RULE}\nGet your free mail box at http://mail.example.org", "signature"),
+        (f"{RULE}\nThe best seeds in town, www.example.org", "signature"),
+        (f"{RULE}\nplans mailing list\nhttps://lists.example.org/plans", "footer"),
+        (f"{RULE}\nTo change your profile, go to http://example.org/profile", "footer"),
+        ("To unsubscribe, write to leave@example.org", "footer"),
+        (
+            f"{'*' * 40}\nThis message is confidential and intended solely for the addressee.\n"
+            "Any disclosure or copying is prohibited. See http://example.org/legal",
+            "disclaimer",
+        ),
+        (
+            f"{'*' * 40}\nTo change your subscription go to http://example.org/profile\n\n"
+            "This message is confidential and may be privileged. Unauthorized disclosure or\n"
+            "copying is prohibited.",
+            "footer",
+        ),
+    ],
+)
+def test_what_programs_append_has_the_kind_of_whose_it_is(appended: str, kind: str) -> None:
+    body = f"{PROSE}\n\n{appended}\n"
+    assert clean(body).text == PROSE
+    assert kinds(body) == [kind]
