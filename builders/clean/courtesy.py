@@ -47,6 +47,10 @@ _NAME_FRONT: Final = re.compile(
 _HAILED_NAME: Final = re.compile(r"([A-ZÀ-Þ][^\W\d_]+)[,.!:](?=\s)")
 _ADVERB: Final = re.compile(r"..(?:ab|ib|ous|os|ing|ic|nt|at|ed|iv|it|ion|al|ful|less|ari|ri|m)ly$")
 _AFTER_NAME: Final = re.compile(r" +(?:\([^()]{1,40}\)?|[xX]\d?-?\d{3,5})$")
+_EXTENSION: Final = re.compile(r"(?:[xX]|[Ee]xt\.? ?)\d?-?\d{3,5}")
+_DASHED: Final = re.compile(r"(?:--?|–|—|~)(?=[^\W\d_])")
+_THANKS_FOR: Final = re.compile(r"(?:many )?thank(?:s| you)\b.{0,20} for ", re.IGNORECASE)
+_ENCLOSED: Final = re.compile(r"(?:[(\[<].{1,80}[)\]>])")
 _POSTSCRIPT: Final = re.compile(r"(?:P\.? ?)+S\.?\b[ .:,-]?")
 _TAIL: Final = re.compile(r"(?:[.!?)…]|\s-{1,3})\s*")
 
@@ -274,9 +278,11 @@ def mark_close(lines: Lines, author: Author) -> None:
 def _closed_above(lines: Lines, own: list[int], position: int, author: Author) -> bool:
     """Tell whether the name at ``position``, with text below it, ends a close."""
     i, above, below = own[position], own[position - 1], own[position + 1]
+    if below - i == 1 and _EXTENSION.fullmatch(lines.text[below]) and position + 2 < len(own):
+        i, below = below, own[position + 2]
     if below - i < 2:
         return False
-    if lines.kind[above] is None and above - i < 5 and is_closing(lines.text[above]):
+    if lines.kind[above] is None and is_closing(lines.text[above]):
         return True
     between = next((kind for kind in lines.kind[i + 1 : below] if kind is not None), None)
     return between in ("attribution", "header", "forward") and author.signs(lines.text[i])
@@ -289,9 +295,15 @@ def _close(lines: Lines, own: list[int], author: Author) -> None:
     if _sign_off(lines, own, author):
         lines.kind[own[last]] = "close"
         last -= 1
+    else:
+        for i in own[last - _after_closing(lines, own) + 1 :]:
+            lines.kind[i] = "close"
+            last -= 1
     closings = 0
     while last >= 0 and closings < 3:
         text = lines.text[own[last]]
+        if last == len(own) - 1 and _is_sentence(text):
+            return
         if not closes(text, author) and not (closings and author.signs(text)):
             break
         lines.kind[own[last]] = "close"
@@ -299,6 +311,36 @@ def _close(lines: Lines, own: list[int], author: Author) -> None:
         last -= 1
     if last >= 0 and not closings:
         _cut_tail(lines, own[last], author)
+
+
+def _is_sentence(text: str) -> bool:
+    """Tell whether a closing that nobody signs says what for ("Thank you for your patience.")."""
+    return text[-1] not in ",-!" and _THANKS_FOR.match(text) is not None
+
+
+def _after_closing(lines: Lines, own: list[int]) -> int:
+    """Return how many lines end the text below a closing that announces who signs ("Regards,").
+
+    At most two count: a name of whatever form, an organisation, a placeholder.
+    """
+    for count in (1, 2):
+        if len(own) <= count:
+            break
+        above = lines.text[own[-count - 1]]
+        if above[-1] == "," and is_closing(above):
+            signing = all(map(_heads_only, (lines.text[i] for i in own[-count:])))
+            return count if signing else 0
+    return 0
+
+
+def _heads_only(text: str) -> bool:
+    """Tell whether a short line has the form of a name or a placeholder: no lower-case words."""
+    if len(text) > 50 or text[-1] in "?!:;":
+        return False
+    words = [word for word in _TOKEN.findall(text) if len(word) > 3]
+    if _ENCLOSED.fullmatch(text):
+        return True
+    return 1 <= len(words) <= 5 and all(any(map(str.isupper, word[:2])) for word in words)
 
 
 def without_postscript(lines: Lines, own: list[int]) -> list[int]:
@@ -317,6 +359,7 @@ def _sign_off(lines: Lines, own: list[int], author: Author) -> bool:
     if not bare or len(text) > 60:
         return False
     dashed = text[0] in "-–—~"
+    glued = _DASHED.match(text) is not None
     above = lines.text[own[-2]] if len(own) > 1 else ""
     if author.signs(text):
         return bool(above) or dashed
@@ -330,6 +373,8 @@ def _sign_off(lines: Lines, own: list[int], author: Author) -> bool:
         return False
     apart = i - own[-2] > 1 or dashed
     prose = above[-1] in ".?!)" or (above.count(" ") > 4 and above[-1] not in ":,")
+    if glued and above[0] not in "-–—~" and namelike(_AFTER_NAME.sub("", bare), most=2):
+        return True
     # A display name that says otherwise leaves room for a nickname, which is one word.
     return apart and prose and namelike(bare, most=1 if author.parts else 2)
 
@@ -345,7 +390,9 @@ def _tail_start(text: str, author: Author | None) -> int | None:
         if is_closing(tail) or (author is not None and _closing_with_name(tail, author)):
             best = match.end()
             break
-        if author is not None and author.signs(tail) and (match.end() > match.start() + 1):
+        apart = match.end() > match.start() + 1
+        spaced = match.group().endswith("  ") and tail[-1].isalpha() and namelike(tail, most=1)
+        if author is not None and apart and (author.signs(tail) or spaced):
             best = match.end()
             break
     return best

@@ -165,15 +165,15 @@ def _proof(
     """Return the position in a candidate block where a signature provably starts, or None.
 
     ``closed`` is how many lines above the block a closing line stands (0 if there is none),
-    ``alone`` tells that nothing stands above. A name directly below a closing line, or with
-    nothing but numbers below it, is a sign-off: the signature starts below.
+    ``alone`` tells that nothing stands above. A name at most one blank line below a closing line,
+    or with nothing but numbers below it, is a sign-off: the signature starts below.
     """
     hard = [strong(text) for text in texts]
     last = len(texts) - 1
     named = author.signs(texts[0]) or namelike(texts[0], most=4)
     if closed and last and named and (any(hard) or last <= 4):
         apart = block[1] - block[0] > 1
-        return 1 if closed == 1 or apart or _bare(texts[1:]) else 0
+        return 1 if closed <= 2 or apart or _bare(texts[1:]) else 0
     for k, text in enumerate(texts):
         if _signed_in_line(text, author):
             return k

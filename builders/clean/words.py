@@ -213,7 +213,7 @@ CLOSE_WORDS: Final = _words(
 # Formulas in which no word alone says "closing".
 CLOSE_PHRASES: Final = _phrases(
     "take care|all the best|talk soon|talk to you soon|talk to you later|speak soon|see you",
-    "see you soon|see ya|see you then|see you there|see you tomorrow|see you later|more later",
+    "see you soon|see ya|see you tomorrow|see you later|more later",
     "have a good day|have a nice day|have a great day|have a good one|have a good weekend",
     "have a great weekend|have a nice weekend|have a great week|happy holidays|happy new year",
     "good luck|as always|your friend|keep in touch|stay well|stay safe|be well|xxx|xx",

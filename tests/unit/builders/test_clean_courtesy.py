@@ -236,3 +236,75 @@ class TestAuthor:
 )
 def test_namelike(text: str, expected: bool) -> None:
     assert namelike(text) is expected
+
+
+@pytest.mark.parametrize(
+    "close",
+    [
+        "Sincerely,\n\neNursery LLC",
+        "Best Rgds.\nBob",
+        "Regards,\nThe Garden Team\n<<plan.doc>>",
+        "Regards,\n(signed)\nB. van Hill-Moor",
+    ],
+)
+def test_a_closing_takes_the_one_or_two_lines_that_sign_it(close: str) -> None:
+    assert clean(f"{PROSE}\n\n{close}\n", author="plants@example.org").text == PROSE
+
+
+def test_a_closing_does_not_take_a_sentence_below_it() -> None:
+    body = f"{PROSE}\n\nThanks,\n\nI will bring the rest of it along on Monday"
+    assert clean(body).text == body
+
+
+@pytest.mark.parametrize("sign_off", ["-Sully (and Paula)", "--Sully", "-Bob", "  BH", "~Sully"])
+def test_dashed_sign_offs_and_initials_go_with_their_dashes(sign_off: str) -> None:
+    assert clean(f"{PROSE}\n{sign_off}\n", author="Bob Hill").text == PROSE
+
+
+def test_a_list_of_dashed_words_stays() -> None:
+    body = f"{PROSE} Bring these:\n-Apples\n-Pears"
+    assert clean(body, author="Bob Hill").text == body
+
+
+def test_a_close_in_the_middle_goes_though_an_extension_follows_it() -> None:
+    body = f"{PROSE}\n\nRegards,\nGrace\nx8321\n\n{PROSE}\n{PROSE}"
+    assert zone_texts(body, "close", "Grace Moor") == ["Regards,\nGrace"]
+
+
+def test_a_name_after_a_wide_space_ends_the_last_sentence() -> None:
+    assert clean(f"{PROSE}  Mark", author="M. Moor").text == PROSE
+    body = f"{PROSE} It is in Kent"
+    assert clean(body, author="M. Moor").text == body
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "Thank you for your cooperation",
+        f"{PROSE}\n\nThanks again for the patience.",
+        "sounds good.  see you there.",
+    ],
+)
+def test_sentences_that_thank_or_promise_are_no_closes(body: str) -> None:
+    assert clean(body).text == body
+
+
+def test_the_same_thanks_are_a_close_above_a_name() -> None:
+    body = f"{PROSE}\n\nThanks again for your patience.\nBob"
+    assert clean(body, author="Bob Hill").text == PROSE
+
+
+@pytest.mark.parametrize(
+    ("gap", "close"), [("\n", "Regards,\nBob Hill"), ("\n\n", "Regards,\n\nBob Hill")]
+)
+def test_the_name_below_a_closing_is_part_of_it_though_a_block_follows(
+    gap: str, close: str
+) -> None:
+    body = f"{PROSE}\n\nRegards,{gap}Bob Hill\nDirector of Plans\nTel: +1 555 010 9999"
+    assert zone_texts(body, "close", "Bob Hill") == [close]
+    assert zone_texts(body, "signature", "Bob Hill") == ["Director of Plans\nTel: +1 555 010 9999"]
+
+
+def test_a_name_far_below_a_closing_belongs_to_its_block() -> None:
+    body = f"{PROSE}\n\nRegards.\n\n\nBob Hill\nDirector of Plans\nTel: +1 555 010 9999"
+    assert zone_texts(body, "close", "Bob Hill") == ["Regards."]
