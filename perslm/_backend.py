@@ -1,8 +1,8 @@
 """Which implementation does the hot work: the native kernel, or numpy.
 
-The environment variable ``PERSLM_KERNEL`` decides, once, at import: ``auto`` (the default) takes the
-kernel if it was built, ``on`` insists on it, ``off`` takes numpy. ``perslm.backend`` says what was
-taken. Both give the same answers; code that has two ways asks for ``native`` at each call::
+The environment variable ``PERSLM_KERNEL`` decides, once, at import: ``auto`` (the default) takes
+the kernel if it was built, ``on`` insists on it, ``off`` takes numpy. ``perslm.backend`` says what
+was taken. Both give the same answers; code that has two ways asks for ``native`` at each call::
 
     if _backend.native is not None:
         return _backend.native.…
