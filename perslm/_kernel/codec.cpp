@@ -1,0 +1,640 @@
+// One walk over the counts both writes and reads: Walk<Writer> says what is there, Walk<Reader> is
+// told. A stack must be written in the reverse order of reading; so the writer first notes each
+// step with the share it takes, for the models learn as they go, and then pushes the notes from the
+// last to the first.
+#include "codec.hpp"
+
+#include <algorithm>
+#include <array>
+#include <stdexcept>
+
+#include "numbers.hpp"
+#include "urn.hpp"
+
+namespace perslm {
+namespace {
+
+using u32 = std::uint32_t;
+using u64 = std::uint64_t;
+
+constexpr u32 largest = 0xffffffff;
+
+// At most this many n-grams, of all orders, for each byte of a stack, and that many for nothing.
+constexpr u64 ngrams_per_byte = 256, free_ngrams = 1024;
+
+// The fewest words that a stack has, its state not counted.
+u64 least_words(u64 ngrams) {
+  if (ngrams <= free_ngrams) return 0;
+  const u64 bytes = (ngrams - free_ngrams + ngrams_per_byte - 1) / ngrams_per_byte;
+  return bytes <= 8 ? 0 : (bytes - 8 + 3) / 4;
+}
+
+// The models of words and how often they occur.
+struct WordModels {
+  std::array<Number, 64> gap;
+  std::array<Number, 32> count;
+  u64 gaps = 128, counts = 64;  // 16 times the moving averages
+
+  Number& gap_model() { return gap[std::min(half_octave(gaps), 63u)]; }
+  Number& count_model() { return count[half_octave(counts)]; }
+  void learn(u32 last_gap, u32 last_count) {
+    gaps += last_gap - (gaps >> 4);
+    counts += std::min(last_count, 64u) - (counts >> 4);
+  }
+};
+
+// The models of the numbers of one order above 1.
+struct Models {
+  Number opening;                                            // events after <s>
+  std::vector<Number> missing = std::vector<Number>(64);     // events less than the context's count
+  std::vector<Number> ending = std::vector<Number>(64);      // those that were not cut
+  Number cut;                                                // events cut after <s>
+  std::vector<Number> distinct = std::vector<Number>(48 * 8);
+  std::vector<Number> extra = std::vector<Number>(16 * 16);
+
+  Number& distinct_of(u32 events, u32 columns) {
+    const u32 row = events < 16 ? events : std::min(half_octave(events) + 7, 47u);
+    return distinct[row * 8 + std::min(half_octave(columns) - 3, 7u)];
+  }
+  Number& extra_of(u32 extra_events, u32 members, u32 most) {
+    const u32 mean = std::min(half_octave(u64{extra_events} * 4 / members), 15u);
+    return extra[mean * 16 + std::min(half_octave(most), 15u)];
+  }
+};
+
+// A column of an urn that belongs to a row, and the tokens it held before.
+struct Member {
+  u32 column, tokens;
+};
+
+// The members of a row drawn so far, with the rank of each among them.
+class Ranks {
+ public:
+  void open(u32 columns, u32 members) {
+    members_.clear();
+    is_tree_ = members > longest_list;
+    columns_ = columns;
+    if (is_tree_ && ones_.size() < columns) {
+      ones_.resize(columns);
+      sums_.resize(SumTree::sums_of(columns));
+    }
+  }
+
+  // Adds a member; returns how many smaller ones there are.
+  u32 insert(Member member) {
+    if (is_tree_) {
+      SumTree tree = ones();
+      const auto rank = static_cast<u32>(tree.before(member.column));
+      tree.add(member.column, 1);
+      members_.push_back(member);
+      return rank;
+    }
+    std::size_t at = members_.size();
+    members_.push_back(member);
+    for (; at > 0 && members_[at - 1].column > member.column; --at) members_[at] = members_[at - 1];
+    members_[at] = member;
+    return static_cast<u32>(at);
+  }
+
+  // Removes and returns the column of which `rank` smaller ones are left.
+  u32 remove(u32 rank) {
+    if (is_tree_) {
+      SumTree tree = ones();
+      u64 before;
+      const u32 column = tree.find(rank, before);
+      tree.add(column, minus_one);
+      return column;
+    }
+    const auto at = members_.begin() + static_cast<std::ptrdiff_t>(rank);
+    const u32 column = at->column;
+    members_.erase(at);
+    return column;
+  }
+
+  // All members, by column; the next set starts empty.
+  std::vector<Member>& close() {
+    if (is_tree_) {
+      SumTree tree = ones();
+      for (const Member& member : members_) tree.add(member.column, minus_one);
+      std::sort(members_.begin(), members_.end(),
+                [](const Member& a, const Member& b) { return a.column < b.column; });
+    }
+    return members_;
+  }
+
+ private:
+  static constexpr u32 longest_list = 64;
+  static constexpr u32 minus_one = largest;
+
+  SumTree ones() { return {ones_.data(), columns_, sums_.data()}; }
+
+  std::vector<Member> members_;
+  std::vector<u32> ones_, sums_;  // all 0 between sets
+  u32 columns_ = 0;
+  bool is_tree_ = false;
+};
+
+class Reader {
+ public:
+  static constexpr bool reads = true;
+
+  Reader(const std::uint8_t* data, std::size_t size) : stack_(data, size), words_(stack_.words()) {}
+
+  bool flag(bool) { return stack_.take_uniform(2) == 1; }
+
+  u32 number(Number& model, u32, u32 most) {
+    u64 value = 0;
+    while (value < Number::small && model.is_more[value].read(stack_)) ++value;
+    if (value == Number::small) value += large(model);
+    if (value > most) fail("rule 7: a number is larger than it can be");
+    return static_cast<u32>(value);
+  }
+
+  // Draws the members of a row; several are out of the urn until the row is settled.
+  std::vector<Member>& draw(Urn& urn, u32 members) {
+    ranks_.open(urn.columns.size(), members);
+    u32 total = urn.total;
+    for (u32 drawn = 0; drawn < members; ++drawn) {
+      const int bits = precision(total);
+      u64 before;
+      const u32 column = urn.columns.find(stack_.peek(bits) * total >> bits, before);
+      const u32 tokens = urn.columns[column];
+      stack_.drop(share_of(before, before + tokens, total));
+      const u32 rank = ranks_.insert({column, tokens});
+      if (members == 1) break;
+      urn.columns.add(column, 0 - tokens);
+      total -= tokens;
+      if (drawn > 0) stack_.push_uniform(rank, drawn + 1);
+    }
+    return ranks_.close();
+  }
+
+  void end(u64 ngrams) const {
+    if (!stack_.ended(words_ == least_words(ngrams)))
+      fail("rule 12: the payload goes on after its end, or was cut or changed");
+  }
+
+  [[noreturn]] static void fail(const char* why) { throw BadPayload(why); }
+
+ private:
+  u64 large(Number& model) {
+    u32 length = 0;
+    while (length < 31 && model.is_longer[length].read(stack_)) ++length;
+    u64 value = 1;
+    if (length > 0) value = 2 + model.high[length].read(stack_);
+    if (length > 1) {
+      const u64 low = stack_.peek(static_cast<int>(length) - 1);
+      stack_.drop({low, 1, static_cast<int>(length) - 1});
+      value = value << (length - 1) | low;
+    }
+    return value - 1;
+  }
+
+  Stack stack_;
+  std::size_t words_;
+  Ranks ranks_;
+};
+
+class Writer {
+ public:
+  static constexpr bool reads = false;
+
+  bool flag(bool value) {
+    note(share_of(value, value + 1u, 2));
+    return value;
+  }
+
+  u32 number(Number& model, u32 value, u32 most) {
+    if (value > most) fail("a count is larger than it can be");
+    for (u32 i = 0; i < Number::small; ++i) {
+      bit(model.is_more[i], value > i);
+      if (value == i) return value;
+    }
+    const u64 rest = u64{value} - Number::small + 1;
+    const u32 length = 63u - static_cast<u32>(__builtin_clzll(rest));
+    for (u32 i = 0; i < length; ++i) bit(model.is_longer[i], true);
+    if (length < 31) bit(model.is_longer[length], false);
+    if (length > 0) bit(model.high[length], rest >> (length - 1) & 1);
+    if (length > 1) {
+      const u64 low = rest & ((u64{1} << (length - 1)) - 1);
+      note({low, 1, static_cast<int>(length) - 1});
+    }
+    return value;
+  }
+
+  // Notes a row, so that its tokens go back to the urn, and what is drawn is pushed, in its time.
+  void row(const Level& level, Urns& urns, u32 urn, u32 begin, u32 end, bool drawn) {
+    notes_.push_back({rows_.size(), 0, 0});
+    rows_.push_back({&level, &urns, urn, begin, end, drawn});
+  }
+
+  std::vector<std::uint8_t> end(u64 ngrams) {
+    for (auto note = notes_.rbegin(); note != notes_.rend(); ++note) {
+      if (note->bits != 0)
+        stack_.push(*note);
+      else
+        undo(rows_[note->start]);
+    }
+    auto bytes = stack_.bytes();
+    bytes.resize(std::max<std::size_t>(bytes.size(), 8 + 4 * least_words(ngrams)));
+    return bytes;
+  }
+
+  [[noreturn]] static void fail(const char* why) { throw std::invalid_argument(why); }
+
+ private:
+  struct Row {
+    const Level* level;
+    Urns* urns;
+    u32 urn, begin, end;
+    bool drawn;
+  };
+
+  void note(const Share& share) { notes_.push_back(share); }
+
+  void bit(Bit& model, bool value) {
+    note(model.share(value));
+    model.learn(value);
+  }
+
+  void undo(const Row& row) {
+    Urn urn = row.urns->of(row.urn);
+    const u32 members = row.end - row.begin;
+    ranks_.open(urn.columns.size(), members);
+    for (u32 i = row.begin; i < row.end; ++i) {
+      const u32 column = row.level->suffix[i] - urn.first;
+      urn.columns.add(column, row.level->count[i]);
+      urn.total += row.level->count[i];
+      if (row.drawn) ranks_.insert({column, 0});
+    }
+    if (!row.drawn) return;
+    // undrawn one by one, whatever was drawn before being out of the urn
+    std::vector<u32> tokens(members);
+    u32 total = urn.total;
+    for (u32 i = 0; i < members; ++i) {
+      const u32 column = row.level->suffix[row.begin + i] - urn.first;
+      tokens[i] = urn.columns[column];
+      urn.columns.add(column, 0 - tokens[i]);
+      total -= tokens[i];
+    }
+    for (u32 left = members; left > 0; --left) {
+      const u32 column = ranks_.remove(
+          left > 1 ? static_cast<u32>(stack_.take_uniform(left)) : 0);
+      const auto entry = std::lower_bound(row.level->suffix.begin() + row.begin,
+                                          row.level->suffix.begin() + row.end, column + urn.first);
+      const u32 held = tokens[static_cast<u32>(entry - row.level->suffix.begin()) - row.begin];
+      urn.columns.add(column, held);
+      total += held;
+      const u64 before = urn.columns.before(column);
+      stack_.push(share_of(before, before + held, total));
+    }
+  }
+
+  Stack stack_;
+  std::vector<Share> notes_;
+  std::vector<Row> rows_;
+  Ranks ranks_;
+};
+
+template <class Coder>
+class Walk {
+ public:
+  using CountsRef = std::conditional_t<Coder::reads, Counts&, const Counts&>;
+  using LevelRef = std::conditional_t<Coder::reads, Level&, const Level&>;
+
+  Walk(Coder& coder, CountsRef counts) : coder_(coder), counts_(counts) {}
+
+  void run() {
+    if (counts_.pruned) whole();
+    words();
+    urns_.reserve(counts_.levels.size());
+    for (int order = 2; order <= counts_.order(); ++order) {
+      urns_.emplace_back(counts_.levels[static_cast<std::size_t>(order) - 2]);
+      above(static_cast<std::size_t>(order));
+    }
+  }
+
+ private:
+  [[noreturn]] static void fail(const char* why) { Coder::fail(why); }
+
+  // A number that is there, or is to be there.
+  template <class Slot>
+  u32 number(Number& model, Slot& slot, u32 most) {
+    const u32 value = coder_.number(model, slot, most);
+    if constexpr (Coder::reads) slot = value;
+    return value;
+  }
+
+  void whole() {
+    Number model;
+    for (auto& row : counts_.whole)
+      for (auto& n : row) number(model, n, largest);
+  }
+
+  void words() {
+    auto& level = counts_.levels[0];
+    const Specials& specials = counts_.specials;
+    const u32 n = static_cast<u32>(level.size());
+    bool opens = false;
+    if constexpr (!Coder::reads)
+      opens = std::binary_search(counts_.words.begin(), counts_.words.end(), specials.bos);
+    opens = coder_.flag(opens);
+    if (opens && n == 0) fail("rule 9: <s> is announced, but nothing is there");
+    WordModels models;
+    u64 least = 0, events = 0;
+    bool is_open = false;  // whether <s> has had its turn
+    for (u32 i = 0; i < n; ++i) {
+      // <s> stands where its id belongs, or last
+      if constexpr (!Coder::reads) {
+        if (counts_.words[i] == specials.bos) {
+          bos_ = i;
+          if (level.count[i] != 0) fail("<s> is counted as an event");
+          continue;
+        }
+      }
+      u32 gap = 0, word = 0;
+      if constexpr (!Coder::reads) gap = counts_.words[i] - static_cast<u32>(least);
+      if (Coder::reads && opens && !is_open && i + 1 == n) {
+        is_open = true;
+        insert_bos(i);
+        continue;
+      }
+      gap = coder_.number(models.gap_model(), gap, largest);
+      if (least + gap >= specials.size) fail("rule 8: a word is not in the vocabulary");
+      word = static_cast<u32>(least) + gap;
+      if (word == specials.bos) fail("rule 9: <s> is counted as an event");
+      if constexpr (Coder::reads) {
+        if (opens && !is_open && word > specials.bos) {
+          is_open = true;
+          insert_bos(i++);
+        }
+        counts_.words[i] = word;
+        level.label[i] = i;
+      }
+      if (word == specials.eos) eos_ = i;
+      u32 extra = 0;
+      if constexpr (!Coder::reads) extra = level.count[i] - 1;
+      extra = coder_.number(models.count_model(), extra, largest - 1);
+      if constexpr (Coder::reads) level.count[i] = extra + 1;
+      models.learn(gap, extra + 1);
+      least = u64{word} + 1;
+      events += u64{extra} + 1;
+      if (events > largest) fail("rule 7: there are 2^32 events or more");
+    }
+    if (opens && !counts_.pruned && counts_.order() == 1) fail("rule 9: <s> begins nothing");
+  }
+
+  void insert_bos(u32 at) {
+    if constexpr (Coder::reads) {
+      counts_.words[at] = counts_.specials.bos;
+      counts_.levels[0].label[at] = at;
+      counts_.levels[0].count[at] = 0;
+      bos_ = at;
+    }
+  }
+
+  void above(std::size_t order) {
+    const Level& contexts = counts_.levels[order - 2];
+    auto& level = counts_.levels[order - 1];
+    const u32 n = static_cast<u32>(contexts.size());
+    Models models;
+    u32 missing_sum = 0;
+    const bool some_missing = coder_.flag(Coder::reads ? false : any_missing(order));
+    end_ = 0;
+    if constexpr (Coder::reads) level.begin.resize(n + 1);
+    for (u32 context = 0; context < n; ++context) {
+      if constexpr (!Coder::reads) end_ = level.begin[context];
+      const bool is_bos = order == 2 && context == bos_;
+      if (contexts.label[context] != eos_) {
+        u32 events = 0;
+        if constexpr (!Coder::reads) events = sum(level, context);
+        events = events_after(models, order, context, is_bos, some_missing, events);
+        if (!is_bos) missing_sum |= contexts.count[context] - events;
+        if (events > 0) row(models, order, context, events);
+      } else if (!Coder::reads && level.begin[context + 1] != level.begin[context]) {
+        fail("something follows </s>");
+      }
+      if constexpr (Coder::reads) level.begin[context + 1] = end_;
+    }
+    if (end_ != level.size() && Coder::reads) fail("rule 12: there are fewer n-grams than announced");
+    if (some_missing != (missing_sum != 0)) fail("rule 10: events are missing, or not, otherwise than announced");
+  }
+
+  static u32 sum(const Level& level, u32 context) {
+    u64 events = 0;
+    for (u32 i = level.begin[context]; i < level.begin[context + 1]; ++i) events += level.count[i];
+    if (events > largest) fail("there are 2^32 events or more");
+    return static_cast<u32>(events);
+  }
+
+  bool any_missing(std::size_t order) const {
+    const Level& contexts = counts_.levels[order - 2];
+    for (u32 i = 0; i < contexts.size(); ++i)
+      if (contexts.label[i] != eos_ && !(order == 2 && i == bos_) &&
+          sum(counts_.levels[order - 1], i) != contexts.count[i])
+        return true;
+    return false;
+  }
+
+  // How many events follow a context; and if counts are pruned, how many were cut.
+  u32 events_after(Models& models, std::size_t order, u32 context, bool is_bos, bool some_missing,
+                   u32 events) {
+    const u32 seen = counts_.levels[order - 2].count[context];
+    u32 missing = 0;
+    if (is_bos) {
+      events = coder_.number(models.opening, events, largest);
+      if (events == 0 && !counts_.pruned) fail("rule 9: <s> begins nothing");
+    } else {
+      if (!Coder::reads && events > seen) fail("more follows a context than was seen of it");
+      const u32 size = half_octave(seen);
+      missing = some_missing ? coder_.number(models.missing[std::min(size, 63u)], seen - events, seen) : 0;
+      events = seen - missing;
+    }
+    if (!counts_.pruned) return events;
+    auto& cut = counts_.cut[order - 1][context];
+    if (is_bos) {
+      number(models.cut, cut, largest - events);
+    } else if (missing > 0) {
+      u32 ending = 0;
+      if constexpr (!Coder::reads) {
+        if (cut > missing) fail("more was cut after a context than was seen of it");
+        ending = missing - cut;
+      }
+      ending = coder_.number(models.ending[std::min(half_octave(missing), 63u)], ending, missing);
+      if constexpr (Coder::reads) cut = missing - ending;
+    }
+    return events;
+  }
+
+  // The successors of one context: which columns of the urn, and how many tokens of each.
+  void row(Models& models, std::size_t order, u32 context, u32 events) {
+    auto& level = counts_.levels[order - 1];
+    const u32 urn_index = counts_.levels[order - 2].suffix[context];
+    Urn urn = urns_.back().of(urn_index);
+    if (events > urn.total) fail("rule 11: an urn holds fewer tokens than are drawn from it");
+    u32 members = urn.nonzero;
+    if (events < urn.total) {
+      const u32 most = std::min(events, urn.nonzero);
+      members = most;
+      if (most > 1) {
+        u32 fewer = 0;
+        if constexpr (!Coder::reads) fewer = most - size_of(level, context);
+        members -= coder_.number(models.distinct_of(events, urn.nonzero), fewer, most - 1);
+      }
+    }
+    if constexpr (!Coder::reads) {
+      if (members != size_of(level, context)) fail("more follows a context than its urn holds");
+    }
+    const bool all = members == urn.nonzero;
+    const std::vector<Member>& row = choose(order, context, urn, urn_index, members, all);
+    u64 room = 0;  // tokens that the rest of the members could give beyond one each
+    for (const Member& member : row) room += member.tokens - 1;
+    if (events - members > room) fail("rule 11: an urn holds fewer tokens than are drawn from it");
+    u32 extra = events - members;
+    u32 left = members;
+    const bool is_out = Coder::reads && !all && members > 1;
+    if (Coder::reads && level.size() - end_ < members)
+      fail("rule 12: there are more n-grams than announced");
+    for (const Member& member : row) {
+      const u32 most = member.tokens - 1;
+      u32 own = 0;
+      if (extra == room) {
+        own = most;
+      } else if (extra > 0 && most > 0) {
+        if constexpr (!Coder::reads) own = level.count[end_] - 1;
+        own = left == 1 ? extra
+                        : coder_.number(models.extra_of(extra, left, most), own,
+                                        std::min(extra, most));
+      }
+      room -= most;
+      extra -= own;
+      --left;
+      if (extra > room) fail("rule 7: a count is smaller than it can be");
+      const u32 count = own + 1;
+      if constexpr (Coder::reads) {
+        const u32 column = urn.first + member.column;
+        level.suffix[end_] = column;
+        level.label[end_] = counts_.levels[order - 2].label[column];
+        level.count[end_] = count;
+      } else if (level.count[end_] != count) {
+        fail("the counts of a context do not add up");
+      }
+      ++end_;
+      if (is_out) {
+        if (member.tokens > count) urn.columns.add(member.column, member.tokens - count);
+      } else {
+        urn.columns.add(member.column, 0 - count);
+      }
+      urn.total -= count;
+      urn.nonzero -= member.tokens == count;
+    }
+  }
+
+  static u32 size_of(const Level& level, u32 context) {
+    return level.begin[context + 1] - level.begin[context];
+  }
+
+  // The members of a row, by column.
+  const std::vector<Member>& choose(std::size_t order, u32 context, Urn& urn, u32 urn_index,
+                                    u32 members, bool all) {
+    if constexpr (Coder::reads) {
+      if (!all) return coder_.draw(urn, members);
+      row_.clear();
+      for (u32 column = 0; row_.size() < members; ++column) {
+        column = urn.columns.next(column);
+        row_.push_back({column, urn.columns[column]});
+      }
+    } else {
+      const Level& level = counts_.levels[order - 1];
+      const u32 begin = level.begin[context], end = level.begin[context + 1];
+      row_.clear();
+      for (u32 i = begin; i < end; ++i) {
+        const u32 column = level.suffix[i] - urn.first;
+        if (column >= urn.columns.size() || urn.columns[column] < level.count[i] ||
+            (i > begin && level.suffix[i] <= level.suffix[i - 1]))
+          fail("the suffix of an n-gram is missing or seen less often");
+        row_.push_back({column, urn.columns[column]});
+      }
+      coder_.row(level, urns_.back(), urn_index, begin, end, !all);
+    }
+    return row_;
+  }
+
+  Coder& coder_;
+  CountsRef counts_;
+  std::vector<Urns> urns_;  // by order, from 2
+  u32 bos_ = largest, eos_ = largest;  // entries of level 1, or none
+  u32 end_ = 0;  // the next entry of the level
+  std::vector<Member> row_;
+};
+
+void write_varint(u64 value, std::vector<std::uint8_t>& out) {
+  for (; value >= 128; value >>= 7) out.push_back(static_cast<std::uint8_t>(value | 128));
+  out.push_back(static_cast<std::uint8_t>(value));
+}
+
+u32 read_varint(const std::uint8_t*& at, const std::uint8_t* end) {
+  u64 value = 0;
+  for (int shift = 0; shift < 35; shift += 7) {
+    if (at == end) throw BadPayload("rule 12: the payload ends too early");
+    const std::uint8_t byte = *at++;
+    value |= u64{byte & 127u} << shift;
+    if (byte < 128) {
+      if (byte == 0 && shift > 0) throw BadPayload("rule 7: a number is longer than it needs to be");
+      if (value > largest) break;
+      return static_cast<u32>(value);
+    }
+  }
+  throw BadPayload("rule 7: a number has more than 32 bits");
+}
+
+}  // namespace
+
+std::vector<std::uint8_t> encode(const Counts& counts) {
+  std::vector<std::uint8_t> payload;
+  u64 ngrams = 0;
+  for (const Level& level : counts.levels) {
+    write_varint(level.size(), payload);
+    ngrams += level.size();
+  }
+  Writer writer;
+  Walk<Writer> walk(writer, counts);
+  walk.run();
+  const auto stack = writer.end(ngrams);
+  payload.insert(payload.end(), stack.begin(), stack.end());
+  return payload;
+}
+
+Counts decode(const std::uint8_t* data, std::size_t size, int order, Specials specials,
+              bool pruned) {
+  const std::uint8_t* const end = data + size;
+  Counts counts;
+  counts.specials = specials;
+  counts.pruned = pruned;
+  std::vector<u32> sizes(static_cast<std::size_t>(order));
+  u64 ngrams = 0;
+  for (u32& n : sizes) ngrams += n = read_varint(data, end);
+  const auto left = static_cast<u64>(end - data);
+  if (ngrams > free_ngrams + ngrams_per_byte * left)
+    throw BadPayload("rule 13: more n-grams are announced than a payload of this length may hold");
+  Reader reader(data, static_cast<std::size_t>(left));
+  counts.words.resize(sizes[0]);
+  for (u32 n : sizes) {
+    Level& level = counts.levels.emplace_back();
+    level.suffix.resize(n);
+    level.label.resize(n);
+    level.count.resize(n);
+  }
+  counts.levels[0].begin = {0, sizes[0]};
+  if (pruned) {
+    counts.cut.emplace_back(1);
+    for (int i = 1; i < order; ++i) counts.cut.emplace_back(sizes[static_cast<std::size_t>(i) - 1]);
+    counts.whole.resize(sizes.size());
+  }
+  Walk<Reader> walk(reader, counts);
+  walk.run();
+  reader.end(ngrams);
+  return counts;
+}
+
+}  // namespace perslm

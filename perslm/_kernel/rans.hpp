@@ -1,0 +1,131 @@
+// The entropy coder under the payload: range asymmetric numeral systems (Duda 2013, arXiv:1311.2540)
+// as a stack of 32-bit words below a 64-bit state.
+//
+// Reading a symbol takes it off the stack, writing one puts it there; each is the exact inverse of
+// the other. So a reader may also *write*: codec.cpp does that to get back the bits that the order
+// of a set would cost. FORMAT.md, section "The stack", specifies all of this file.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <stdexcept>
+#include <vector>
+
+namespace perslm {
+
+// A payload that is none. what() names the rule of FORMAT.md that was broken.
+struct BadPayload : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// A share [start, start + size) of 2^bits slots.
+struct Share {
+  std::uint64_t start, size;
+  int bits;
+};
+
+// How many slots a choice among `total` is spread over: enough for each to have one.
+inline int precision(std::uint64_t total) { return total <= (1u << 22) ? 24 : 32; }
+
+// The slots of the part [begin, end) of a total.
+inline Share share_of(std::uint64_t begin, std::uint64_t end, std::uint64_t total) {
+  const int bits = precision(total);
+  const std::uint64_t first = ((begin << bits) + total - 1) / total;
+  const std::uint64_t last = ((end << bits) + total - 1) / total;
+  return {first, last - first, bits};
+}
+
+class Stack {
+ public:
+  static constexpr std::uint64_t bottom = std::uint64_t{1} << 32;
+
+  // An empty stack, for writing. Below its end lie zeros without number.
+  Stack() = default;
+
+  // What a payload holds: the state, then the words from the top.
+  Stack(const std::uint8_t* data, std::size_t size) {
+    if (size < 8 || size % 4 != 0) throw BadPayload("rule 12: the stack is no sequence of words");
+    state_ = load(data) | std::uint64_t{load(data + 4)} << 32;
+    if (state_ < bottom) throw BadPayload("rule 12: the state of the stack is out of range");
+    words_.resize(size / 4 - 2);
+    for (std::size_t i = 0; i < words_.size(); ++i)
+      words_[words_.size() - 1 - i] = load(data + 8 + 4 * i);
+    lowest_ = words_.size();
+    borrows_ = false;
+  }
+
+  std::vector<std::uint8_t> bytes() const {
+    std::vector<std::uint8_t> out;
+    out.reserve(8 + 4 * words_.size());
+    store(static_cast<std::uint32_t>(state_), out);
+    store(static_cast<std::uint32_t>(state_ >> 32), out);
+    for (auto word = words_.rbegin(); word != words_.rend(); ++word) store(*word, out);
+    return out;
+  }
+
+  // The slot, of 2^bits, on top; drop() the share that it belongs to.
+  std::uint64_t peek(int bits) const { return state_ & ((std::uint64_t{1} << bits) - 1); }
+
+  void drop(const Share& s) {
+    state_ = s.size * (state_ >> s.bits) + peek(s.bits) - s.start;
+    if (state_ < bottom) state_ = state_ << 32 | pop();
+  }
+
+  // For s.size < 2^s.bits.
+  void push(const Share& s) {
+    if (state_ >= s.size << (64 - s.bits)) {
+      words_.push_back(static_cast<std::uint32_t>(state_));
+      state_ >>= 32;
+    }
+    state_ = (state_ / s.size << s.bits) + s.start + state_ % s.size;
+  }
+
+  // A number below `total`, each as likely.
+  std::uint64_t take_uniform(std::uint64_t total) {
+    const int bits = precision(total);
+    const std::uint64_t value = peek(bits) * total >> bits;
+    drop(share_of(value, value + 1, total));
+    return value;
+  }
+
+  void push_uniform(std::uint64_t value, std::uint64_t total) {
+    push(share_of(value, value + 1, total));
+  }
+
+  std::size_t words() const { return words_.size(); }
+
+  // All that was ever there has been read, but for zeros that were written back.
+  bool ended(bool padded) const {
+    return state_ == bottom && (lowest_ == 0 || padded) &&
+           std::all_of(words_.begin(), words_.end(), [](std::uint32_t word) { return word == 0; });
+  }
+
+ private:
+  static std::uint32_t load(const std::uint8_t* at) {
+    return static_cast<std::uint32_t>(at[0]) | static_cast<std::uint32_t>(at[1]) << 8 |
+           static_cast<std::uint32_t>(at[2]) << 16 | static_cast<std::uint32_t>(at[3]) << 24;
+  }
+
+  static void store(std::uint32_t word, std::vector<std::uint8_t>& out) {
+    for (int shift = 0; shift < 32; shift += 8)
+      out.push_back(static_cast<std::uint8_t>(word >> shift));
+  }
+
+  std::uint32_t pop() {
+    if (words_.empty()) {
+      if (!borrows_) throw BadPayload("rule 12: the payload ends too early");
+      return 0;
+    }
+    const std::uint32_t word = words_.back();
+    words_.pop_back();
+    if (words_.size() < lowest_) lowest_ = words_.size();
+    return word;
+  }
+
+  std::uint64_t state_ = bottom;
+  std::vector<std::uint32_t> words_;
+  std::size_t lowest_ = 0;  // the fewest words there ever were
+  bool borrows_ = true;     // a writer does, from the zeros below
+};
+
+}  // namespace perslm
