@@ -14,11 +14,15 @@ Counts add (:func:`merge`) and subtract exactly, so a model can be built in part
 message, or made to forget one. :meth:`Counts.prune` drops rare n-grams and keeps what Katz needs to
 stay exact: the mass cut from each context and the count-of-counts of the whole.
 
+:func:`count` is native where the kernel is there, with a numpy twin that gives the same arrays;
+:meth:`Counts.to_native` and :meth:`Counts.from_native` are the way into the kernel and out of it.
+
 Probabilities are made from counts in ``perslm.katz``; bytes in ``perslm.blob``.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -27,9 +31,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from perslm import _backend
 from perslm.errors import ArgumentError
 
 if TYPE_CHECKING:
+    from perslm._kernel import _native
     from perslm.vocabulary import Sequence as TokenSequence
 
 UInt32Array: TypeAlias = npt.NDArray[np.uint32]
@@ -41,6 +47,8 @@ MAX_ORDER = 5
 
 BINS = 5
 """K of the Katz formulas: counts above it are trusted (almost) fully."""
+
+_LIMIT = 1 << 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,8 +87,9 @@ class Specials:
     eos: int
 
     def __post_init__(self) -> None:
-        if self.bos == self.eos or min(self.size, self.bos, self.eos) < 0:
-            raise ArgumentError("<s> and </s> need two different ids of their own, none negative")
+        ids = (self.size, self.bos, self.eos)
+        if self.bos == self.eos or min(ids) < 0 or max(ids) >= _LIMIT:
+            raise ArgumentError("<s> and </s> need two different ids of their own, of 32 bits")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -185,37 +194,50 @@ class Counts:
             kept_below = keep
         return Counts(self.specials, tuple(kept_levels), tuple(cuts), self.count_of_counts())
 
+    def to_native(self) -> _native.Counts:
+        """Return a copy for the kernel, which must be there.
+
+        Raises ArgumentError if these counts break a rule of this module, or have 2^32 tokens.
+        """
+        assert _backend.native is not None
+        levels = [(v.context, v.word, v.suffix, v.count) for v in self.levels]
+        specials = self.specials
+        try:
+            native: _native.Counts = _backend.native.Counts.from_arrays(
+                specials.size, specials.bos, specials.eos, levels, self.cut, self.whole
+            )
+        except (TypeError, ValueError) as error:
+            raise ArgumentError(f"these are no counts: {error}") from error
+        return native
+
+    @classmethod
+    def from_native(cls, native: _native.Counts, specials: Specials) -> Counts:
+        """Return a copy of the kernel's counts, which were made with ``specials``."""
+        levels, cut, whole = native.arrays()
+        return cls(
+            specials,
+            tuple(Level(*arrays) for arrays in levels),
+            None if cut is None else tuple(cut),
+            whole,
+        )
+
 
 def count(sequences: Iterable[TokenSequence], order: int, specials: Specials) -> Counts:
     """Count every n-gram of orders 1 to ``order`` inside the given sequences.
 
     A sequence that ``opens`` is preceded by one ``<s>``, one that ``closes`` is followed by
-    ``</s>``; there is no other padding, and no n-gram spans two sequences. Cost: one sort per
-    order over all tokens. Raises ArgumentError if ``order`` is not 1 to 5, or an id is not a word
+    ``</s>``; there is no other padding, and no n-gram spans two sequences. Cost: linear in the
+    tokens and the order. Raises ArgumentError if ``order`` is not 1 to 5, or an id is not a word
     of the vocabulary, or a sequence closes with a virtual ``</s>``.
     """
     if not 1 <= order <= MAX_ORDER:
         raise ArgumentError(f"order must be 1 to {MAX_ORDER}, not {order}")
     flat, starts = _flatten(sequences, specials)
-    # room[i]: how many words from position i on belong to the same sequence
-    lengths = np.diff(np.append(starts, len(flat)))
-    room = np.repeat(starts + lengths, lengths) - np.arange(len(flat))
-    levels: list[Level] = []
-    rank = np.zeros(len(flat), np.int64)  # index of the (k-1)-gram that starts at each position
-    for k in range(1, order + 1):
-        positions = np.flatnonzero(room >= k)
-        keys = pair_keys(rank[positions], flat[positions + k - 1])
-        distinct, first, inverse, number = np.unique(
-            keys, return_index=True, return_inverse=True, return_counts=True
-        )
-        if k == 1:
-            suffix = np.zeros(len(distinct), np.uint32)
-            number = np.where(distinct == specials.bos, 0, number)
-        else:
-            suffix = rank[positions[first] + 1].astype(np.uint32)
-        levels.append(Level(*split_keys(distinct), suffix, number.astype(np.int64)))
-        rank[positions] = inverse
-    return Counts(specials, tuple(_drop_unused_bos(levels, specials)))
+    if _backend.native is None:
+        return _count(flat, starts, order, specials)
+    size, bos, eos = specials.size, specials.bos, specials.eos
+    native = _backend.native.count(flat, starts, order, size, bos, eos)
+    return Counts.from_native(native, specials)
 
 
 def merge(parts: Sequence[Counts]) -> Counts:
@@ -256,30 +278,58 @@ def split_keys(keys: npt.NDArray[np.uint64]) -> tuple[UInt32Array, UInt32Array]:
 
 def _flatten(
     sequences: Iterable[TokenSequence], specials: Specials
-) -> tuple[Int64Array, Int64Array]:
+) -> tuple[UInt32Array, Int64Array]:
     """Return all tokens with their ``<s>`` and ``</s>``, and where each sequence starts."""
     tokens: list[int] = []
     starts: list[int] = []
-    closes = False
-    specials_at = 0
+    opening = closing = 0
     for sequence in sequences:
         starts.append(len(tokens))
         if sequence.opens:
             tokens.append(specials.bos)
+            opening += 1
         tokens.extend(sequence.ids)
         if sequence.closes:
             tokens.append(specials.eos)
-        closes |= sequence.closes
-        specials_at += sequence.opens + sequence.closes
-    flat = np.array(tokens, np.int64)
+            closing += 1
+    outside = f"a token id is outside the vocabulary of {specials.size}"
+    try:
+        flat = np.asarray(array("I", tokens))  # several times faster than np.array(tokens)
+    except (OverflowError, TypeError) as error:
+        raise ArgumentError(outside) from error
     special = (flat == specials.bos) | (flat == specials.eos)
-    if np.count_nonzero(special) != specials_at:
+    if np.count_nonzero(special) != opening + closing:
         raise ArgumentError("a sequence holds <s> or </s>: mark them with opens and closes instead")
-    if len(flat) and (flat.min() < 0 or (flat[~special] >= specials.size).any()):
-        raise ArgumentError(f"a token id is outside the vocabulary of {specials.size}")
-    if closes and specials.eos >= specials.size:
+    if (flat[~special] >= specials.size).any():
+        raise ArgumentError(outside)
+    if closing and specials.eos >= specials.size:
         raise ArgumentError("a sequence closes, but this vocabulary has no </s> that is emitted")
+    if len(flat) >= _LIMIT - 1:
+        raise ArgumentError("2^32 tokens or more: no model holds so many")
     return flat, np.array(starts, np.int64)
+
+
+def _count(flat: UInt32Array, starts: Int64Array, order: int, specials: Specials) -> Counts:
+    """Count in numpy: one sort per order over all tokens."""
+    # room[i]: how many words from position i on belong to the same sequence
+    lengths = np.diff(np.append(starts, len(flat)))
+    room = np.repeat(starts + lengths, lengths) - np.arange(len(flat))
+    levels: list[Level] = []
+    rank = np.zeros(len(flat), np.int64)  # index of the (k-1)-gram that starts at each position
+    for k in range(1, order + 1):
+        positions = np.flatnonzero(room >= k)
+        keys = pair_keys(rank[positions], flat[positions + k - 1])
+        distinct, first, inverse, number = np.unique(
+            keys, return_index=True, return_inverse=True, return_counts=True
+        )
+        if k == 1:
+            suffix = np.zeros(len(distinct), np.uint32)
+            number = np.where(distinct == specials.bos, 0, number)
+        else:
+            suffix = rank[positions[first] + 1].astype(np.uint32)
+        levels.append(Level(*split_keys(distinct), suffix, number.astype(np.int64)))
+        rank[positions] = inverse
+    return Counts(specials, tuple(_drop_unused_bos(levels, specials)))
 
 
 def _drop_unused_bos(levels: list[Level], specials: Specials) -> list[Level]:

@@ -1,4 +1,4 @@
-"""Fixtures that every test may use: a real store, empty for each test.
+"""Fixtures that every test may use: a real store, empty for each test; either implementation.
 
 The server is the embedded one, started once per test process (per pytest-xdist worker) and stopped
 by its watcher when that process ends, however it ends.
@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from perslm import _backend
 from perslm.embedded import EmbeddedServer
 from perslm.store import Store, open_store
 
@@ -49,3 +50,14 @@ def store(store_url: str) -> Iterator[Store]:
     """The store at ``store_url``, opened."""
     with open_store(store_url) as opened:
         yield opened
+
+
+@pytest.fixture(scope="module", params=["kernel", "numpy"])
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs every test of a module with the kernel, where it was built, and again on numpy."""
+    if request.param == "kernel" and _backend.native is None:
+        pytest.skip("the kernel was not built, or PERSLM_KERNEL=off")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "numpy":
+            patch.setattr(_backend, "native", None)
+        yield request.param

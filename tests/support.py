@@ -1,4 +1,4 @@
-"""What several tests share: where data lies, and strategies for sequences of token ids."""
+"""What several tests share: where data lies, sequences of token ids, equality of counts."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import os
 from collections import namedtuple
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import strategies as st
+
+from perslm.counts import Counts
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXTURES = ROOT / "fixtures"
@@ -42,3 +45,16 @@ def sequence_lists(words: int = 4, first_word: int = 2) -> st.SearchStrategy[lis
     """Lists of sequences over a few words, so that counts repeat."""
     ids = st.lists(st.integers(first_word, first_word + words - 1), max_size=8)
     return st.lists(st.builds(Seq, ids, st.booleans(), st.booleans()), max_size=12)
+
+
+def arrays(counts: Counts) -> list[np.ndarray]:
+    levels = [(v.context, v.word, v.suffix, v.count) for v in counts.levels]
+    return [*(a for level in levels for a in level), *(counts.cut or ()), counts.count_of_counts()]
+
+
+def same_counts(a: Counts, b: Counts) -> bool:
+    """Whether all arrays are equal, in type too."""
+    return len(arrays(a)) == len(arrays(b)) and all(
+        x.dtype == y.dtype and np.array_equal(x, y)
+        for x, y in zip(arrays(a), arrays(b), strict=True)
+    )

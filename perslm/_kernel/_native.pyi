@@ -37,3 +37,10 @@ class Counts:
     def ngrams(self) -> tuple[int, ...]: ...
     @property
     def tokens(self) -> int: ...
+
+def count(tokens: _UInt32, begins: _Int64, order: int, size: int, bos: int, eos: int) -> Counts:
+    """Count every n-gram of the sequences that begin at ``begins`` in ``tokens``.
+
+    ``<s>`` and ``</s>`` are among the tokens already, first and last of their sequences. ValueError
+    if they are elsewhere, a token is outside the vocabulary, or the begins do not ascend from 0.
+    """

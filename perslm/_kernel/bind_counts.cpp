@@ -1,4 +1,4 @@
-// Counts as a Python object, opaque but for its way to numpy arrays and back.
+// Counts as a Python object, opaque but for its way to numpy arrays and back; counting.
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 
@@ -162,6 +162,13 @@ std::uint64_t tokens(const Counts& counts) {
   return sum;
 }
 
+Counts count_text(const In<std::uint32_t>& tokens, const In<std::int64_t>& begins, int order,
+                  std::uint32_t size, std::uint32_t bos, std::uint32_t eos) {
+  const nb::gil_scoped_release released;
+  const Text text{tokens.data(), tokens.size(), begins.data(), begins.size()};
+  return count(text, order, {size, bos, eos});
+}
+
 }  // namespace
 
 void bind_counts(nb::module_& module) {
@@ -172,6 +179,8 @@ void bind_counts(nb::module_& module) {
       .def_prop_ro("order", &Counts::order)
       .def_prop_ro("ngrams", &ngrams)
       .def_prop_ro("tokens", &tokens);
+  module.def("count", &count_text, nb::arg("tokens").noconvert(), nb::arg("begins").noconvert(),
+             nb::arg("order"), nb::arg("size"), nb::arg("bos"), nb::arg("eos"));
 }
 
 }  // namespace perslm

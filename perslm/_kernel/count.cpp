@@ -1,95 +1,164 @@
+// Counting by sorting: the positions of a text, ordered by the k-gram that begins at each.
+//
+// The order of the k-grams follows from that of the (k-1)-grams by one stable counting sort: a
+// k-gram is its first word and then the (k-1)-gram that begins one position later. So we walk the
+// positions as sorted for k-1, step one back from each, and deal what we meet into one bucket per
+// first word. Equal k-grams become neighbours, and the walk already knows the suffix of each.
 #include "count.hpp"
 
-#include <limits>
+#include <algorithm>
 #include <stdexcept>
+#include <utility>
 
 namespace perslm {
 namespace {
 
-constexpr std::uint64_t limit = std::uint64_t{1} << 32;
+using Ids = std::vector<std::uint32_t>;
 
-void require(bool holds, const char* otherwise) {
-  if (!holds) throw std::invalid_argument(otherwise);
-}
+constexpr std::uint32_t none = 0xFFFFFFFF;
 
-void check_words(const Counts& counts) {
-  const Specials& special = counts.specials;
-  const auto& words = counts.words;
-  require(special.bos != special.eos, "<s> and </s> have one id");
-  for (std::size_t i = 0; i < words.size(); ++i) {
-    require(i == 0 || words[i - 1] < words[i], "words are not ascending");
-    require(words[i] < special.size || words[i] == special.bos, "a word is outside the vocabulary");
+// Returns begins[p] = 1 where a sequence begins, and at the end of the text.
+std::vector<char> beginnings(const Text& text) {
+  if (text.size >= none) throw std::invalid_argument("a text of 2^32 tokens or more");
+  std::vector<char> begins(text.size + 1);
+  begins[text.size] = 1;
+  std::int64_t last = 0;
+  for (std::size_t i = 0; i < text.sequences; ++i) {
+    const std::int64_t at = text.begins[i];
+    if (at < last || at > static_cast<std::int64_t>(text.size))
+      throw std::invalid_argument("sequences do not begin at ascending positions");
+    begins[static_cast<std::size_t>(at)] = 1;
+    last = at;
   }
+  if (!begins[0]) throw std::invalid_argument("the first sequence does not begin at 0");
+  return begins;
 }
 
-void check_shape(const Level& level, std::size_t contexts) {
-  const std::size_t n = level.size();
-  require(n < limit, "a level has more than 2^32 n-grams");
-  require(level.suffix.size() == n && level.count.size() == n, "arrays differ in length");
-  require(level.begin.size() == contexts + 1, "there is not one slice for each context");
-  require(level.begin.front() == 0 && level.begin.back() == n, "slices do not cover their level");
-  for (std::size_t i = 0; i < contexts; ++i)
-    require(level.begin[i] <= level.begin[i + 1], "slices overlap");
-}
-
-void check_unigrams(const Counts& counts) {
-  const Level& level = counts.levels.front();
-  check_shape(level, 1);
-  require(level.size() == counts.words.size(), "words and unigrams differ in number");
-  for (std::uint32_t i = 0; i < level.size(); ++i) {
-    require(level.label[i] == i && level.suffix[i] == 0, "unigrams are not their own labels");
-    const bool is_bos = counts.words[i] == counts.specials.bos;
-    require((level.count[i] == 0) == is_bos, "only <s> has a count of 0");
+// Returns all positions, ordered by token, by the least significant digits first.
+Ids by_token(const Text& text) {
+  constexpr unsigned digit_bits = 11;
+  constexpr std::uint32_t digits = 1u << digit_bits;
+  const std::uint32_t n = static_cast<std::uint32_t>(text.size);
+  Ids positions(n), sorted(n);
+  for (std::uint32_t p = 0; p < n; ++p) positions[p] = p;
+  const std::uint32_t most = n ? *std::max_element(text.tokens, text.tokens + n) : 0;
+  for (unsigned shift = 0; shift < 32 && most >> shift; shift += digit_bits) {
+    Ids next(digits + 1);
+    for (std::uint32_t p = 0; p < n; ++p) ++next[(text.tokens[p] >> shift) % digits + 1];
+    for (std::uint32_t d = 0; d < digits; ++d) next[d + 1] += next[d];
+    for (const std::uint32_t p : positions)
+      sorted[next[(text.tokens[p] >> shift) % digits]++] = p;
+    std::swap(positions, sorted);
   }
+  return positions;
 }
 
-// Closure and order of the k-grams, k >= 2, given that all levels below were checked.
-void check_ngrams(const Counts& counts, std::size_t k) {
-  const Level& level = counts.levels[k - 1];
-  const Level& below = counts.levels[k - 2];
-  check_shape(level, below.size());
-  for (std::size_t context = 0; context < below.size(); ++context) {
-    const std::uint32_t begin = level.begin[context], end = level.begin[context + 1];
-    if (begin == end) continue;
-    require(counts.words[below.label[context]] != counts.specials.eos, "</s> is followed");
-    const std::uint32_t shorter = below.suffix[context];
-    for (std::uint32_t i = begin; i < end; ++i) {
-      const std::uint32_t label = level.label[i], suffix = level.suffix[i];
-      require(i == begin || level.label[i - 1] < label, "n-grams are not ascending");
-      require(label < counts.words.size(), "a label is not a word");
-      require(counts.words[label] != counts.specials.bos, "<s> follows a word");
-      require(suffix >= below.begin[shorter] && suffix < below.begin[shorter + 1] &&
-                  below.label[suffix] == label,
-              "a suffix is not the n-gram without its oldest word");
-      require(level.count[i] > 0, "only <s> has a count of 0");
+class Counter {
+ public:
+  Counter(const Text& text, int order, Specials specials)
+      : text_(text), begins_(beginnings(text)), positions_(by_token(text)) {
+    counts_.specials = specials;
+    count_words(order > 1);
+    while (counts_.order() < order) count_longer();
+  }
+
+  Counts take() { return std::move(counts_); }
+
+ private:
+  // The words of level 1. The context <s> is kept only where some longer n-gram begins with it.
+  void count_words(bool with_contexts) {
+    const Specials& special = counts_.specials;
+    Level level;
+    rank_.resize(text_.size);
+    std::size_t kept = 0;
+    for (std::size_t at = 0, end; at < positions_.size(); at = end) {
+      const std::uint32_t word = text_.tokens[positions_[at]];
+      bool followed = false;
+      for (end = at; end < positions_.size() && text_.tokens[positions_[end]] == word; ++end) {
+        const std::uint32_t p = positions_[end];
+        const bool last = begins_[p + 1];
+        if ((word == special.bos && !begins_[p]) || (word == special.eos && !last))
+          throw std::invalid_argument("<s> or </s> in the middle of a sequence");
+        followed |= !last;
+      }
+      const bool is_bos = word == special.bos;
+      if (word >= special.size && !is_bos)
+        throw std::invalid_argument("a token is outside the vocabulary");
+      if (is_bos && !(followed && with_contexts)) continue;
+      const std::uint32_t entry = static_cast<std::uint32_t>(level.size());
+      counts_.words.push_back(word);
+      level.label.push_back(entry);
+      level.suffix.push_back(0);
+      level.count.push_back(is_bos ? 0 : static_cast<std::uint32_t>(end - at));
+      for (std::size_t i = at; i < end; ++i) {
+        rank_[positions_[i]] = entry;
+        positions_[kept++] = positions_[i];
+        entries_.push_back(entry);
+      }
     }
+    positions_.resize(kept);
+    level.begin = {0, static_cast<std::uint32_t>(level.size())};
+    counts_.levels.push_back(std::move(level));
+    if (!with_contexts) return;
+    before_.resize(text_.size);
+    for (std::size_t p = 0; p < text_.size; ++p) before_[p] = begins_[p] ? none : rank_[p - 1];
   }
-}
 
-void check_totals(const Counts& counts) {
-  const std::size_t order = counts.levels.size();
-  require(counts.cut.size() == (counts.pruned ? order : 0), "cut has not one array per order");
-  require(counts.whole.size() == counts.cut.size(), "count-of-counts has not one row per order");
-  for (std::size_t k = 1; k <= order; ++k) {
-    std::uint64_t total = 0;
-    for (const std::uint32_t count : counts.levels[k - 1].count) total += count;
-    if (counts.pruned) {
-      const auto& cut = counts.cut[k - 1];
-      require(cut.size() + 1 == counts.levels[k - 1].begin.size(), "cut has not one per context");
-      for (const std::uint32_t mass : cut) total += mass;
+  // The k-grams, from the positions and entries of the (k-1)-grams.
+  void count_longer() {
+    const std::size_t words = counts_.words.size();
+    Ids next(words + 1);  // where the next k-gram that begins with each word goes
+    for (const std::uint32_t p : positions_)
+      if (before_[p] != none) ++next[before_[p] + 1];
+    for (std::size_t w = 0; w < words; ++w) next[w + 1] += next[w];
+    Ids positions(next[words]), suffixes(next[words]);
+    for (std::size_t i = 0; i < positions_.size(); ++i) {
+      const std::uint32_t p = positions_[i];
+      if (before_[p] == none) continue;
+      const std::uint32_t to = next[before_[p]]++;
+      positions[to] = p - 1;
+      suffixes[to] = entries_[i];
     }
-    require(total < limit, "the counts of one order sum to 2^32 or more");
+    // next[w] is now where the k-grams after those of word w begin
+    const Level& below = counts_.levels.back();
+    Level level;
+    level.begin.resize(below.size() + 1);
+    entries_.resize(positions.size());
+    std::uint32_t i = 0;
+    for (std::size_t w = 0; w < words; ++w) {
+      for (std::uint32_t last = none; i < next[w]; ++i) {
+        const std::uint32_t p = positions[i], suffix = suffixes[i];
+        if (suffix != last) {
+          ++level.begin[rank_[p] + 1];
+          level.suffix.push_back(suffix);
+          level.label.push_back(below.label[suffix]);
+          level.count.push_back(0);
+          last = suffix;
+        }
+        ++level.count.back();
+        rank_[p] = entries_[i] = static_cast<std::uint32_t>(level.size() - 1);
+      }
+    }
+    for (std::size_t c = 0; c < below.size(); ++c) level.begin[c + 1] += level.begin[c];
+    positions_ = std::move(positions);
+    counts_.levels.push_back(std::move(level));
   }
-}
+
+  const Text& text_;
+  const std::vector<char> begins_;
+  Counts counts_;
+  Ids positions_;  // those where a k-gram of the last level begins, in the order of the k-grams
+  Ids entries_;    // the entry of each of them
+  Ids rank_;       // by position: the entry of the k-gram that begins there
+  Ids before_;     // by position: the word before it in its sequence, or none
+};
 
 }  // namespace
 
-void check(const Counts& counts) {
-  require(counts.order() >= 1 && counts.order() <= max_order, "the order is not 1 to 5");
-  check_words(counts);
-  check_unigrams(counts);
-  for (std::size_t k = 2; k <= counts.levels.size(); ++k) check_ngrams(counts, k);
-  check_totals(counts);
+Counts count(const Text& text, int order, Specials specials) {
+  if (order < 1 || order > max_order) throw std::invalid_argument("the order is not 1 to 5");
+  if (specials.bos == specials.eos) throw std::invalid_argument("<s> and </s> have one id");
+  return Counter(text, order, specials).take();
 }
 
 }  // namespace perslm
