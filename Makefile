@@ -1,21 +1,38 @@
 # Two commands do everything: `make demo` shows perslm at work, `make test` checks it.
-# Set PYTHON to choose an interpreter (3.11 or newer), VENV to put the environment elsewhere.
+# Set PYTHON to choose an interpreter (3.11 or newer), VENV to put the environment elsewhere,
+# PERSLM_KERNEL=off to do without the native kernel and its compiler.
 
 PYTHON ?= python3
-VENV ?= .venv
+VENV ?= .venv$(if $(filter off,$(PERSLM_KERNEL)),-numpy)
+SECONDS ?= 600
+FUZZ_CXX ?= clang++
 RUN := $(VENV)/bin
 CODE := perslm builders service tests fixtures
+KERNEL := CMakeLists.txt $(wildcard perslm/_kernel/*.cpp perslm/_kernel/*.hpp)
+INSTALL = $(RUN)/python -m pip install --quiet --disable-pip-version-check $(INSTALL_FLAGS) -e
+SHOW_BACKEND = $(RUN)/python -c 'import perslm; print("perslm.backend is", perslm.backend)'
+# what scores, counts, reads or writes models: checked on numpy too
+TWIN := tests/format tests/service $(addprefix tests/unit/test_,arpa.py automaton.py backend.py \
+  beam.py counts.py katz.py model.py openfst.py)
 
-.PHONY: demo test lint bench clean help
+# where there is a compiler, a kernel that cannot be built is an error, no reason to do without
+ifneq ($(shell command -v c++ g++ clang++),)
+test lint bench: export PERSLM_KERNEL ?= on
+endif
+
+.PHONY: demo test lint bench sanitize fuzz clean help
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 demo: $(VENV)/.demo ## build models from fixtures/, serve them, compare beam searches
+	@$(SHOW_BACKEND)
 	$(RUN)/perslm demo
 
 test: $(VENV)/.test lint ## everything the project checks
+	@$(SHOW_BACKEND)
 	$(RUN)/python -m pytest
+	$(if $(filter off,$(PERSLM_KERNEL)),,PERSLM_KERNEL=off $(RUN)/python -m pytest $(TWIN))
 
 lint: $(VENV)/.test ## format, lint and types only
 	$(RUN)/ruff format --check $(CODE)
@@ -28,17 +45,38 @@ bench: $(VENV)/.test ## quality of cleaning and speed, beside other libraries
 	$(RUN)/python -m tests.benchmarks.serving
 	$(RUN)/python -m tests.benchmarks.weight
 
-clean: ## remove the environment and all caches
-	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+sanitize: ## the tests that use the kernel, with address and undefined-behaviour sanitizers
+	CXX=g++ PERSLM_KERNEL=on $(MAKE) VENV=.venv-sanitize .venv-sanitize/.test \
+	  INSTALL_FLAGS="--config-settings=cmake.define.PERSLM_SANITIZE=address,undefined --config-settings=build-dir=build/sanitize"
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
+	  PERSLM_KERNEL=on .venv-sanitize/bin/python -m pytest $(TWIN) tests/unit/test_kernel_*.py
+
+fuzz: build/fuzz/decode $(VENV)/.test ## damage payloads for SECONDS (600), hold the decoder to its promises
+	mkdir -p build/fuzz/corpus
+	PERSLM_KERNEL=on $(RUN)/python -m tests.fuzz.seeds build/fuzz/seeds
+	build/fuzz/decode -max_total_time=$(SECONDS) -timeout=10 -rss_limit_mb=1024 -max_len=4096 \
+	  -print_final_stats=1 -artifact_prefix=build/fuzz/ build/fuzz/corpus build/fuzz/seeds
+
+build/fuzz/decode: tests/fuzz/decode.cpp $(KERNEL)
+	@command -v $(FUZZ_CXX) >/dev/null || { echo "make fuzz needs clang with libFuzzer, such as \
+	Debian's clang and libclang-rt-14-dev; set FUZZ_CXX if it has another name" >&2; exit 1; }
+	mkdir -p $(@D)
+	$(FUZZ_CXX) -std=c++17 -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
+	  -ffp-contract=off -I perslm/_kernel -o $@ $(filter-out perslm/_kernel/bind_% \
+	  perslm/_kernel/module.cpp,$(filter %.cpp,$^))
+
+clean: ## remove the environments and all caches
+	rm -rf .venv .venv-* .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "perslm needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo: $(VENV)/bin/python pyproject.toml
-	$(RUN)/python -m pip install --quiet --disable-pip-version-check -e '.[service,builders]'
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml $(KERNEL)
+	$(INSTALL) '.[service,builders]'
 	touch $@
 
-$(VENV)/.test: $(VENV)/bin/python pyproject.toml
-	$(RUN)/python -m pip install --quiet --disable-pip-version-check -e '.[service,builders,interop,dev]'
+$(VENV)/.test: $(VENV)/bin/python pyproject.toml $(KERNEL)
+	$(INSTALL) '.[service,builders,interop,dev]'
 	touch $@ $(VENV)/.demo

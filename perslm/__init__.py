@@ -23,9 +23,13 @@ arpa, openfst other toolkits' files
 cli           the command line, which also drives ``builders`` and ``service``
 errors        every exception
 ============  =========================================================================
+
+``backend`` is "kernel" or "numpy": which implementation does the hot work. The environment variable
+``PERSLM_KERNEL`` (auto, on, off) chooses; both give the same answers.
 """
 
 from perslm import errors
+from perslm._backend import NAME as backend  # noqa: N811 - a word that callers read, not a constant
 from perslm.beam import GlobalModel, Hypothesis, PersonalOnly, PooledModel, search
 from perslm.client import Client
 from perslm.model import NullModel, PersonalModel, Scorer
@@ -48,6 +52,7 @@ __all__ = [
     "Store",
     "Vocabulary",
     "__version__",
+    "backend",
     "errors",
     "open_store",
     "search",

@@ -107,6 +107,7 @@ def test_public_names_are_pinned() -> None:
         "Store",
         "Vocabulary",
         "__version__",
+        "backend",
         "errors",
         "open_store",
         "search",
