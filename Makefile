@@ -37,6 +37,7 @@ test: $(VENV)/.test lint ## everything the project checks
 lint: $(VENV)/.test ## format, lint and types only
 	$(RUN)/ruff format --check $(CODE)
 	$(RUN)/ruff check $(CODE)
+	$(RUN)/clang-format --dry-run --Werror $(wildcard perslm/_kernel/*.?pp tests/fuzz/*.cpp)
 	$(RUN)/mypy
 
 bench: $(VENV)/.test ## quality of cleaning and speed, beside other libraries
@@ -48,9 +49,12 @@ bench: $(VENV)/.test ## quality of cleaning and speed, beside other libraries
 sanitize: ## the tests that use the kernel, with address and undefined-behaviour sanitizers
 	CXX=g++ PERSLM_KERNEL=on $(MAKE) VENV=.venv-sanitize .venv-sanitize/.test \
 	  INSTALL_FLAGS="--config-settings=cmake.define.PERSLM_SANITIZE=address,undefined --config-settings=build-dir=build/sanitize"
+	rm -f build/finding.*
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
-	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONMALLOC=malloc \
-	  PERSLM_KERNEL=on .venv-sanitize/bin/python -m pytest $(TWIN) tests/unit/test_kernel_*.py
+	  ASAN_OPTIONS=detect_leaks=0:log_path=$(CURDIR)/build/finding PYTHONMALLOC=malloc \
+	  UBSAN_OPTIONS=print_stacktrace=1:log_path=$(CURDIR)/build/finding PERSLM_KERNEL=on \
+	  .venv-sanitize/bin/python -m pytest $(TWIN) tests/unit/test_kernel_*.py \
+	  || { cat build/finding.*; exit 1; }
 
 fuzz: build/fuzz/decode $(VENV)/.test ## damage payloads for SECONDS (600), hold the decoder to its promises
 	mkdir -p build/fuzz/corpus

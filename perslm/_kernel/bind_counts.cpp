@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "bindings.hpp"
+#include "check.hpp"
 #include "count.hpp"
 
 namespace nb = nanobind;
@@ -142,8 +143,8 @@ nb::tuple arrays(const Counts& counts) {
   for (const auto& masses : counts.cut) cut.append(to_numpy(widen(masses)));
   std::vector<std::int64_t> whole;
   for (const auto& row : counts.whole) whole.insert(whole.end(), row.begin(), row.end());
-  return nb::make_tuple(
-      levels, cut, to_numpy(std::move(whole), {counts.whole.size(), std::size_t{bins + 1}}));
+  return nb::make_tuple(levels, cut,
+                        to_numpy(std::move(whole), {counts.whole.size(), std::size_t{bins + 1}}));
 }
 
 nb::tuple ngrams(const Counts& counts) {

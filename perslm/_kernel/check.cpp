@@ -1,5 +1,4 @@
-// The rules that all counts keep, checked on counts of unknown origin.
-#include "count.hpp"
+#include "check.hpp"
 
 #include <stdexcept>
 

@@ -46,8 +46,7 @@ Ids by_token(const Text& text) {
     Ids next(digits + 1);
     for (std::uint32_t p = 0; p < n; ++p) ++next[(text.tokens[p] >> shift) % digits + 1];
     for (std::uint32_t d = 0; d < digits; ++d) next[d + 1] += next[d];
-    for (const std::uint32_t p : positions)
-      sorted[next[(text.tokens[p] >> shift) % digits]++] = p;
+    for (const std::uint32_t p : positions) sorted[next[(text.tokens[p] >> shift) % digits]++] = p;
     std::swap(positions, sorted);
   }
   return positions;

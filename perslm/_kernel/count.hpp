@@ -1,4 +1,4 @@
-// Counting n-grams, and the rules that all counts keep. perslm/counts.py has the numpy twin.
+// Counting n-grams. perslm/counts.py has the numpy twin.
 #pragma once
 
 #include <cstddef>
@@ -19,10 +19,5 @@ struct Text {
 // where the counts would break a rule: an id outside the vocabulary, <s> but at the beginning of a
 // sequence, </s> but at the end, begins that are not ascending positions of the text.
 Counts count(const Text& text, int order, Specials specials);
-
-// Throws std::invalid_argument unless `counts` keep every rule of levels.hpp: closed, ascending,
-// <s> nobody's successor, nothing after </s>, no count of 0 but that of <s>; and unless the counts
-// of each order, with what was cut, sum to less than 2^32, so that no total overflows.
-void check(const Counts& counts);
 
 }  // namespace perslm

@@ -9,8 +9,8 @@
 #include <cstring>
 #include <vector>
 
+#include "check.hpp"
 #include "codec.hpp"
-#include "count.hpp"
 #include "rans.hpp"
 
 namespace {
