@@ -17,7 +17,7 @@ namespace {
 using u32 = std::uint32_t;
 using u64 = std::uint64_t;
 
-constexpr u32 largest = 0xffffffff;
+constexpr u32 largest = 0x7fffffff;  // of counts and their sums
 
 // At most this many n-grams, of all orders, for each byte of a stack, and that many for nothing.
 constexpr u64 ngrams_per_byte = 256, free_ngrams = 1024;
@@ -46,10 +46,11 @@ struct WordModels {
 // The models of the numbers of one order above 1.
 struct Models {
   Number opening;                                            // events after <s>
-  std::vector<Number> missing = std::vector<Number>(64);     // events less than the context's count
-  std::vector<Number> ending = std::vector<Number>(64);      // those that were not cut
+  std::array<Number, 64> missing;                            // events less than the context's count
+  std::array<Number, 64> ending;                             // those that were not cut
   Number cut;                                                // events cut after <s>
   std::vector<Number> distinct = std::vector<Number>(48 * 8);
+  std::array<Number, 64> left;                               // members in the left half of the slots
   std::vector<Number> extra = std::vector<Number>(16 * 16);
 
   Number& distinct_of(u32 events, u32 columns) {
@@ -67,72 +68,12 @@ struct Member {
   u32 column, tokens;
 };
 
-// The members of a row drawn so far, with the rank of each among them.
-class Ranks {
- public:
-  void open(u32 columns, u32 members) {
-    members_.clear();
-    is_tree_ = members > longest_list;
-    columns_ = columns;
-    if (is_tree_ && ones_.size() < columns) {
-      ones_.resize(columns);
-      sums_.resize(SumTree::sums_of(columns));
-    }
-  }
+// Draws of no more members than this are ordered by a list.
+constexpr u32 longest_list = 16;
 
-  // Adds a member; returns how many smaller ones there are.
-  u32 insert(Member member) {
-    if (is_tree_) {
-      SumTree tree = ones();
-      const auto rank = static_cast<u32>(tree.before(member.column));
-      tree.add(member.column, 1);
-      members_.push_back(member);
-      return rank;
-    }
-    std::size_t at = members_.size();
-    members_.push_back(member);
-    for (; at > 0 && members_[at - 1].column > member.column; --at) members_[at] = members_[at - 1];
-    members_[at] = member;
-    return static_cast<u32>(at);
-  }
-
-  // Removes and returns the column of which `rank` smaller ones are left.
-  u32 remove(u32 rank) {
-    if (is_tree_) {
-      SumTree tree = ones();
-      u64 before;
-      const u32 column = tree.find(rank, before);
-      tree.add(column, minus_one);
-      return column;
-    }
-    const auto at = members_.begin() + static_cast<std::ptrdiff_t>(rank);
-    const u32 column = at->column;
-    members_.erase(at);
-    return column;
-  }
-
-  // All members, by column; the next set starts empty.
-  std::vector<Member>& close() {
-    if (is_tree_) {
-      SumTree tree = ones();
-      for (const Member& member : members_) tree.add(member.column, minus_one);
-      std::sort(members_.begin(), members_.end(),
-                [](const Member& a, const Member& b) { return a.column < b.column; });
-    }
-    return members_;
-  }
-
- private:
-  static constexpr u32 longest_list = 64;
-  static constexpr u32 minus_one = largest;
-
-  SumTree ones() { return {ones_.data(), columns_, sums_.data()}; }
-
-  std::vector<Member> members_;
-  std::vector<u32> ones_, sums_;  // all 0 between sets
-  u32 columns_ = 0;
-  bool is_tree_ = false;
-};
+u32 zigzag(u32 value, u32 middle) {
+  return value >= middle ? 2 * (value - middle) : 2 * (middle - value) - 1;
+}
 
 class Reader {
  public:
@@ -150,23 +91,61 @@ class Reader {
     return static_cast<u32>(value);
   }
 
-  // Draws the members of a row; several are out of the urn until the row is settled.
-  std::vector<Member>& draw(Urn& urn, u32 members) {
-    ranks_.open(urn.columns.size(), members);
+  // The members of a row of a few columns: each as likely as its tokens are many, and none twice. The
+  // order in which they came tells nothing, so its bits go back to the stack.
+  void draw(const Urn& urn, u32 members, std::vector<Member>& row) {
     u32 total = urn.total;
     for (u32 drawn = 0; drawn < members; ++drawn) {
       const int bits = precision(total);
-      u64 before;
-      const u32 column = urn.columns.find(stack_.peek(bits) * total >> bits, before);
-      const u32 tokens = urn.columns[column];
+      u64 rest = stack_.peek(bits) * total >> bits;
+      u32 column = 0, rank = 0;
+      u64 before = 0;
+      for (;; ++column) {
+        if (rank < drawn && row[rank].column == column) {
+          ++rank;
+          continue;
+        }
+        if (rest < urn.tokens[column]) break;
+        rest -= urn.tokens[column];
+        before += urn.tokens[column];
+      }
+      const u32 tokens = urn.tokens[column];
       stack_.drop(share_of(before, before + tokens, total));
-      const u32 rank = ranks_.insert({column, tokens});
-      if (members == 1) break;
-      urn.columns.add(column, 0 - tokens);
+      insert(row, 0, rank, {column, tokens});
       total -= tokens;
-      if (drawn > 0) stack_.push_uniform(rank, drawn + 1);
+      if (drawn > 0) stack_.push_rank(rank, drawn + 1);
     }
-    return ranks_.close();
+  }
+
+  // The members of a row among the slots [low, low + 2^bits), whose columns begin there.
+  void bisect(Models& models, const Urn& urn, const SlotTable& table, u64 low, int bits,
+              u32 members, std::vector<Member>& row) {
+    while (members > longest_list) {
+      if (bits == 0) fail("rule 11: more columns are drawn than there are");
+      --bits;
+      const u32 half = members / 2;
+      const u32 code = number(models.left[half_octave(members)], 0, 2 * members);
+      const u32 left = code % 2 == 0 ? half + code / 2 : half - (code + 1) / 2;
+      if (left > members) fail("rule 11: more columns are drawn than there are");
+      bisect(models, urn, table, low, bits, left, row);
+      low += u64{1} << bits;
+      members -= left;
+    }
+    const std::size_t first = row.size();
+    const u64 high = low + (u64{1} << bits);
+    for (u32 drawn = 0; drawn < members; ++drawn) {
+      const u32 place = table.find(low + stack_.peek(bits));
+      const u64 start = table.starts[place];
+      if (start < low) fail("rule 11: a column is drawn that begins elsewhere");
+      stack_.drop({start - low, std::min<u64>(table.starts[place + 1], high) - start, bits});
+      const u32 column = table.columns[place];
+      u32 rank = drawn;
+      while (rank > 0 && row[first + rank - 1].column > column) --rank;
+      if (rank > 0 && row[first + rank - 1].column == column)
+        fail("rule 11: a column is drawn twice");
+      insert(row, first, rank, {column, urn.tokens[column]});
+      if (drawn > 0) stack_.push_rank(rank, drawn + 1);
+    }
   }
 
   void end(u64 ngrams) const {
@@ -177,6 +156,11 @@ class Reader {
   [[noreturn]] static void fail(const char* why) { throw BadPayload(why); }
 
  private:
+  static void insert(std::vector<Member>& row, std::size_t first, u32 rank, Member member) {
+    row.push_back(member);
+    for (std::size_t i = row.size() - 1; i > first + rank; --i) std::swap(row[i], row[i - 1]);
+  }
+
   u64 large(Number& model) {
     u32 length = 0;
     while (length < 31 && model.is_longer[length].read(stack_)) ++length;
@@ -192,7 +176,6 @@ class Reader {
 
   Stack stack_;
   std::size_t words_;
-  Ranks ranks_;
 };
 
 class Writer {
@@ -222,18 +205,50 @@ class Writer {
     return value;
   }
 
-  // Notes a row, so that its tokens go back to the urn, and what is drawn is pushed, in its time.
-  void row(const Level& level, Urns& urns, u32 urn, u32 begin, u32 end, bool drawn) {
-    notes_.push_back({rows_.size(), 0, 0});
-    rows_.push_back({&level, &urns, urn, begin, end, drawn});
+  // What Reader::draw reads.
+  void draw(const Urn& urn, const std::vector<Member>& row) {
+    u64 before = 0;
+    u32 column = 0;
+    open_set(urn.total);
+    for (const Member& member : row) {
+      for (; column < member.column; ++column) before += urn.tokens[column];
+      members_.push_back({before, member.tokens, 0});
+    }
+    sets_.back().end = members_.size();
+  }
+
+  // What Reader::bisect reads; `places` are those of the members in the table.
+  void bisect(Models& models, const SlotTable& table, u64 low, int bits, const u32* places,
+              u32 members) {
+    while (members > longest_list) {
+      --bits;
+      const u64 middle = low + (u64{1} << bits);
+      const u32* split = std::lower_bound(
+          places, places + members, middle,
+          [&](u32 place, u64 slot) { return table.starts[place] < slot; });
+      const auto left = static_cast<u32>(split - places);
+      number(models.left[half_octave(members)], zigzag(left, members / 2), 2 * members);
+      bisect(models, table, low, bits, places, left);
+      low = middle;
+      places = split;
+      members -= left;
+    }
+    if (members == 0) return;
+    open_set(0);
+    const u64 high = low + (u64{1} << bits);
+    for (u32 i = 0; i < members; ++i) {
+      const u64 start = table.starts[places[i]];
+      members_.push_back({start - low, std::min<u64>(table.starts[places[i] + 1], high) - start, bits});
+    }
+    sets_.back().end = members_.size();
   }
 
   std::vector<std::uint8_t> end(u64 ngrams) {
     for (auto note = notes_.rbegin(); note != notes_.rend(); ++note) {
-      if (note->bits != 0)
+      if (note->size != 0)
         stack_.push(*note);
       else
-        undo(rows_[note->start]);
+        push(sets_[note->start]);
     }
     auto bytes = stack_.bytes();
     bytes.resize(std::max<std::size_t>(bytes.size(), 8 + 4 * least_words(ngrams)));
@@ -243,57 +258,48 @@ class Writer {
   [[noreturn]] static void fail(const char* why) { throw std::invalid_argument(why); }
 
  private:
-  struct Row {
-    const Level* level;
-    Urns* urns;
-    u32 urn, begin, end;
-    bool drawn;
+  // Members of a row in ascending order: shares of slots if total is 0; else `size` tokens of total.
+  struct Set {
+    std::size_t begin, end;
+    u32 total;
   };
 
   void note(const Share& share) { notes_.push_back(share); }
+
+  void open_set(u32 total) {
+    notes_.push_back({sets_.size(), 0, 0});
+    sets_.push_back({members_.size(), 0, total});
+  }
 
   void bit(Bit& model, bool value) {
     note(model.share(value));
     model.learn(value);
   }
 
-  void undo(const Row& row) {
-    Urn urn = row.urns->of(row.urn);
-    const u32 members = row.end - row.begin;
-    ranks_.open(urn.columns.size(), members);
-    for (u32 i = row.begin; i < row.end; ++i) {
-      const u32 column = row.level->suffix[i] - urn.first;
-      urn.columns.add(column, row.level->count[i]);
-      urn.total += row.level->count[i];
-      if (row.drawn) ranks_.insert({column, 0});
-    }
-    if (!row.drawn) return;
-    // undrawn one by one, whatever was drawn before being out of the urn
-    std::vector<u32> tokens(members);
-    u32 total = urn.total;
-    for (u32 i = 0; i < members; ++i) {
-      const u32 column = row.level->suffix[row.begin + i] - urn.first;
-      tokens[i] = urn.columns[column];
-      urn.columns.add(column, 0 - tokens[i]);
-      total -= tokens[i];
-    }
-    for (u32 left = members; left > 0; --left) {
-      const u32 column = ranks_.remove(
-          left > 1 ? static_cast<u32>(stack_.take_uniform(left)) : 0);
-      const auto entry = std::lower_bound(row.level->suffix.begin() + row.begin,
-                                          row.level->suffix.begin() + row.end, column + urn.first);
-      const u32 held = tokens[static_cast<u32>(entry - row.level->suffix.begin()) - row.begin];
-      urn.columns.add(column, held);
-      total += held;
-      const u64 before = urn.columns.before(column);
-      stack_.push(share_of(before, before + held, total));
+  // Undraws: the reader drew them in the order that is now read off the stack, backwards.
+  void push(const Set& set) {
+    std::vector<Share> left(members_.begin() + static_cast<std::ptrdiff_t>(set.begin),
+                            members_.begin() + static_cast<std::ptrdiff_t>(set.end));
+    while (!left.empty()) {
+      const std::size_t rank = left.size() > 1 ? stack_.take_uniform(left.size()) : 0;
+      Share share = left[rank];
+      left.erase(left.begin() + static_cast<std::ptrdiff_t>(rank));
+      if (set.total != 0) {  // whatever is still left was out of the urn before
+        u64 total = set.total, before = share.start;
+        for (std::size_t i = 0; i < left.size(); ++i) {
+          total -= left[i].size;
+          if (i < rank) before -= left[i].size;
+        }
+        share = share_of(before, before + share.size, total);
+      }
+      stack_.push(share);
     }
   }
 
   Stack stack_;
-  std::vector<Share> notes_;
-  std::vector<Row> rows_;
-  Ranks ranks_;
+  std::vector<Share> notes_;    // of size 0: the set with the number `start`
+  std::vector<Share> members_;  // of all sets
+  std::vector<Set> sets_;
 };
 
 template <class Coder>
@@ -379,7 +385,7 @@ class Walk {
       models.learn(gap, extra + 1);
       least = u64{word} + 1;
       events += u64{extra} + 1;
-      if (events > largest) fail("rule 7: there are 2^32 events or more");
+      if (events > largest) fail("rule 7: there are 2^31 events or more");
     }
     if (opens && !counts_.pruned && counts_.order() == 1) fail("rule 9: <s> begins nothing");
   }
@@ -423,7 +429,7 @@ class Walk {
   static u32 sum(const Level& level, u32 context) {
     u64 events = 0;
     for (u32 i = level.begin[context]; i < level.begin[context + 1]; ++i) events += level.count[i];
-    if (events > largest) fail("there are 2^32 events or more");
+    if (events > largest) fail("there are 2^31 events or more");
     return static_cast<u32>(events);
   }
 
@@ -469,8 +475,7 @@ class Walk {
   // The successors of one context: which columns of the urn, and how many tokens of each.
   void row(Models& models, std::size_t order, u32 context, u32 events) {
     auto& level = counts_.levels[order - 1];
-    const u32 urn_index = counts_.levels[order - 2].suffix[context];
-    Urn urn = urns_.back().of(urn_index);
+    Urn urn = urns_.back().of(counts_.levels[order - 2].suffix[context]);
     if (events > urn.total) fail("rule 11: an urn holds fewer tokens than are drawn from it");
     u32 members = urn.nonzero;
     if (events < urn.total) {
@@ -485,17 +490,20 @@ class Walk {
     if constexpr (!Coder::reads) {
       if (members != size_of(level, context)) fail("more follows a context than its urn holds");
     }
-    const bool all = members == urn.nonzero;
-    const std::vector<Member>& row = choose(order, context, urn, urn_index, members, all);
+    choose(models, order, context, urn, members, events == urn.total);
+    if (Coder::reads && level.size() - end_ < members)
+      fail("rule 12: there are more n-grams than announced");
+    if (members == 1) {
+      if (events > row_[0].tokens) fail("rule 11: an urn holds fewer tokens than are drawn from it");
+      keep(order, urn, row_[0].column, events);
+      return;
+    }
     u64 room = 0;  // tokens that the rest of the members could give beyond one each
-    for (const Member& member : row) room += member.tokens - 1;
+    for (const Member& member : row_) room += member.tokens - 1;
     if (events - members > room) fail("rule 11: an urn holds fewer tokens than are drawn from it");
     u32 extra = events - members;
     u32 left = members;
-    const bool is_out = Coder::reads && !all && members > 1;
-    if (Coder::reads && level.size() - end_ < members)
-      fail("rule 12: there are more n-grams than announced");
-    for (const Member& member : row) {
+    for (const Member& member : row_) {
       const u32 most = member.tokens - 1;
       u32 own = 0;
       if (extra == room) {
@@ -510,62 +518,73 @@ class Walk {
       extra -= own;
       --left;
       if (extra > room) fail("rule 7: a count is smaller than it can be");
-      const u32 count = own + 1;
-      if constexpr (Coder::reads) {
-        const u32 column = urn.first + member.column;
-        level.suffix[end_] = column;
-        level.label[end_] = counts_.levels[order - 2].label[column];
-        level.count[end_] = count;
-      } else if (level.count[end_] != count) {
-        fail("the counts of a context do not add up");
-      }
-      ++end_;
-      if (is_out) {
-        if (member.tokens > count) urn.columns.add(member.column, member.tokens - count);
-      } else {
-        urn.columns.add(member.column, 0 - count);
-      }
-      urn.total -= count;
-      urn.nonzero -= member.tokens == count;
+      keep(order, urn, member.column, own + 1);
     }
+  }
+
+  // The next n-gram of the level: a column of the urn, and how many of its tokens.
+  void keep(std::size_t order, Urn& urn, u32 column, u32 count) {
+    auto& level = counts_.levels[order - 1];
+    if constexpr (Coder::reads) {
+      level.suffix[end_] = urn.first + column;
+      level.label[end_] = counts_.levels[order - 2].label[urn.first + column];
+      level.count[end_] = count;
+    } else if (level.count[end_] != count) {
+      fail("the counts of a context do not add up");
+    }
+    ++end_;
+    urn.take(column, count);
   }
 
   static u32 size_of(const Level& level, u32 context) {
     return level.begin[context + 1] - level.begin[context];
   }
 
-  // The members of a row, by column.
-  const std::vector<Member>& choose(std::size_t order, u32 context, Urn& urn, u32 urn_index,
-                                    u32 members, bool all) {
-    if constexpr (Coder::reads) {
-      if (!all) return coder_.draw(urn, members);
-      row_.clear();
-      for (u32 column = 0; row_.size() < members; ++column) {
-        column = urn.columns.next(column);
-        row_.push_back({column, urn.columns[column]});
-      }
-    } else {
+  // Fills row_ with the members of a row, in ascending order.
+  void choose(Models& models, std::size_t order, u32 context, Urn& urn, u32 members, bool empties) {
+    row_.clear();
+    if constexpr (!Coder::reads) {
       const Level& level = counts_.levels[order - 1];
-      const u32 begin = level.begin[context], end = level.begin[context + 1];
-      row_.clear();
-      for (u32 i = begin; i < end; ++i) {
+      for (u32 i = level.begin[context]; i < level.begin[context + 1]; ++i) {
         const u32 column = level.suffix[i] - urn.first;
-        if (column >= urn.columns.size() || urn.columns[column] < level.count[i] ||
-            (i > begin && level.suffix[i] <= level.suffix[i - 1]))
+        if (column >= urn.size || urn.tokens[column] < level.count[i] ||
+            (!row_.empty() && column <= row_.back().column))
           fail("the suffix of an n-gram is missing or seen less often");
-        row_.push_back({column, urn.columns[column]});
+        row_.push_back({column, urn.tokens[column]});
       }
-      coder_.row(level, urns_.back(), urn_index, begin, end, !all);
     }
-    return row_;
+    const bool is_small = urn.size <= Urn::few;
+    if (empties || (is_small && members == urn.nonzero)) {
+      if constexpr (Coder::reads)
+        for (u32 column = 0; column < urn.size; ++column)
+          if (urn.tokens[column] != 0) row_.push_back({column, urn.tokens[column]});
+    } else if (is_small) {
+      if constexpr (Coder::reads)
+        coder_.draw(urn, members, row_);
+      else
+        coder_.draw(urn, row_);
+    } else {
+      const SlotTable& table = urns_.back().table(urn);
+      if constexpr (Coder::reads) {
+        coder_.bisect(models, urn, table, 0, table.bits, members, row_);
+      } else {
+        places_.clear();
+        for (const Member& member : row_)
+          places_.push_back(static_cast<u32>(
+              std::lower_bound(table.columns.begin(), table.columns.end(), member.column) -
+              table.columns.begin()));
+        coder_.bisect(models, table, 0, table.bits, places_.data(), members);
+      }
+    }
   }
 
   Coder& coder_;
   CountsRef counts_;
   std::vector<Urns> urns_;  // by order, from 2
-  u32 bos_ = largest, eos_ = largest;  // entries of level 1, or none
+  u32 bos_ = 0xffffffff, eos_ = 0xffffffff;  // entries of level 1, or none
   u32 end_ = 0;  // the next entry of the level
   std::vector<Member> row_;
+  std::vector<u32> places_;
 };
 
 void write_varint(u64 value, std::vector<std::uint8_t>& out) {

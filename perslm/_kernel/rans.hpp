@@ -7,6 +7,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <stdexcept>
 #include <vector>
@@ -25,15 +26,26 @@ struct Share {
 };
 
 // How many slots a choice among `total` is spread over: enough for each to have one.
-inline int precision(std::uint64_t total) { return total <= (1u << 22) ? 24 : 32; }
+constexpr int precision(std::uint64_t total) { return total <= (1u << 22) ? 24 : 32; }
 
 // The slots of the part [begin, end) of a total.
-inline Share share_of(std::uint64_t begin, std::uint64_t end, std::uint64_t total) {
+constexpr Share share_of(std::uint64_t begin, std::uint64_t end, std::uint64_t total) {
   const int bits = precision(total);
   const std::uint64_t first = ((begin << bits) + total - 1) / total;
   const std::uint64_t last = ((end << bits) + total - 1) / total;
   return {first, last - first, bits};
 }
+
+// The shares of ranks among up to 16.
+struct RankShares {
+  std::array<std::array<Share, 16>, 17> shares{};
+  constexpr RankShares() {
+    for (std::size_t total = 1; total <= 16; ++total)
+      for (std::size_t rank = 0; rank < total; ++rank)
+        shares[total][rank] = share_of(rank, rank + 1, total);
+  }
+};
+inline constexpr RankShares rank_shares;
 
 class Stack {
  public:
@@ -71,8 +83,8 @@ class Stack {
     if (state_ < bottom) state_ = state_ << 32 | pop();
   }
 
-  // For s.size < 2^s.bits.
   void push(const Share& s) {
+    if (s.size >> s.bits != 0) return;  // no choice, nothing to tell
     if (state_ >= s.size << (64 - s.bits)) {
       words_.push_back(static_cast<std::uint32_t>(state_));
       state_ >>= 32;
@@ -90,6 +102,11 @@ class Stack {
 
   void push_uniform(std::uint64_t value, std::uint64_t total) {
     push(share_of(value, value + 1, total));
+  }
+
+  // The same for small totals, from a table.
+  void push_rank(std::uint32_t rank, std::uint32_t total) {
+    push(rank_shares.shares[total][rank]);
   }
 
   std::size_t words() const { return words_.size(); }

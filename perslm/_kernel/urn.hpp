@@ -12,150 +12,112 @@
 
 namespace perslm {
 
-// Non-negative numbers in a row, with sums of 16, 256, ... of them, to find who holds the i-th unit.
-class SumTree {
- public:
-  SumTree(std::uint32_t* leaves, std::uint32_t size, std::uint32_t* sums)
-      : leaves_(leaves), size_(size), sums_(sums) {}
+// Who holds which of 2^bits slots, in proportion to the tokens when the table was made.
+struct SlotTable {
+  int bits = 0;
+  std::uint32_t total = 0;             // tokens at that time
+  std::vector<std::uint32_t> columns;  // those with tokens
+  std::vector<std::uint32_t> starts;   // the first slot of each, and behind the last 2^bits
 
-  // How many sums `size` leaves need.
-  static std::size_t sums_of(std::uint32_t size) {
-    std::size_t total = 0;
-    while (size > width) total += size = blocks(size);
-    return total;
-  }
-
-  std::uint32_t size() const { return size_; }
-  std::uint32_t operator[](std::uint32_t leaf) const { return leaves_[leaf]; }
-
-  void add(std::uint32_t leaf, std::uint32_t amount) {  // modulo 2^32: subtracts, too
-    leaves_[leaf] += amount;
-    std::uint32_t* sums = sums_;
-    for (std::uint32_t size = size_; size > width;) {
-      leaf /= width;
-      size = blocks(size);
-      sums[leaf] += amount;
-      sums += size;
-    }
-  }
-
-  // The leaf that holds unit `target` (below the sum of all), and how many units stand before it.
-  std::uint32_t find(std::uint64_t target, std::uint64_t& before) const {
-    const std::uint32_t* rows[8];
-    int depth = climb(rows);
-    std::uint64_t left = target;
-    std::uint32_t at = 0;
-    for (;; at *= width) {
-      const std::uint32_t* row = rows[depth] + at;
-      const std::uint32_t* cell = row;
-      while (left >= *cell) left -= *cell++;
-      at += static_cast<std::uint32_t>(cell - row);
-      if (depth-- == 0) break;
-    }
-    before = target - left;
+  // The place in `columns` of the one that holds `slot`.
+  std::uint32_t find(std::uint64_t slot) const {
+    std::uint32_t at = buckets_[slot >> shift_];
+    while (starts[at + 1] <= slot) ++at;
     return at;
   }
 
-  // The sum of the leaves before `leaf`.
-  std::uint64_t before(std::uint32_t leaf) const {
-    const std::uint32_t* rows[8];
-    const int depth = climb(rows);
-    std::uint64_t sum = 0;
-    for (int level = 0; level <= depth; ++level, leaf /= width) {
-      const std::uint32_t first = level == depth ? 0 : leaf / width * width;
-      for (std::uint32_t i = first; i < leaf; ++i) sum += rows[level][i];
+  void make(const std::uint32_t* tokens, std::uint32_t size, std::uint32_t sum,
+            std::uint32_t nonzero) {
+    total = sum;
+    bits = 0;
+    while ((std::uint64_t{1} << bits) < sum) ++bits;
+    const std::uint64_t scale = (std::uint64_t{1} << (bits + 32)) / sum;
+    columns.resize(nonzero);
+    starts.resize(nonzero + 1);
+    shift_ = bits;
+    while (shift_ > 0 && (std::uint64_t{1} << (bits - shift_)) < nonzero) --shift_;
+    buckets_.resize(std::size_t{1} << (bits - shift_));
+    std::uint64_t before = 0;
+    std::uint32_t place = 0, bucket = 0;
+    for (std::uint32_t i = 0; i < size; ++i) {
+      if (tokens[i] == 0) continue;
+      const auto start = static_cast<std::uint32_t>(before * scale >> 32);
+      columns[place] = i;
+      starts[place] = start;
+      for (; std::uint64_t{bucket} << shift_ < start; ++bucket) buckets_[bucket] = place - 1;
+      before += tokens[i];
+      ++place;
     }
-    return sum;
-  }
-
-  // The first leaf at or after `leaf` that is not 0; there must be one.
-  std::uint32_t next(std::uint32_t leaf) const {
-    if (leaf % width != 0 || size_ <= width) {
-      const std::uint32_t end = size_ <= width ? size_ : (leaf / width + 1) * width;
-      for (; leaf < end && leaf < size_; ++leaf)
-        if (leaves_[leaf] != 0) return leaf;
-    }
-    std::uint64_t unused;
-    return find(before(leaf), unused);
+    starts[place] = std::uint32_t{1} << bits;
+    for (; bucket < buckets_.size(); ++bucket) buckets_[bucket] = place - 1;
   }
 
  private:
-  static constexpr std::uint32_t width = 16;
-  static std::uint32_t blocks(std::uint32_t size) { return size / width + (size % width != 0); }
-
-  // Fills in the leaves and each row of sums; returns the index of the last row.
-  int climb(const std::uint32_t* rows[8]) const {
-    rows[0] = leaves_;
-    const std::uint32_t* sums = sums_;
-    int depth = 0;
-    for (std::uint32_t size = size_; size > width; sums += size) {
-      rows[++depth] = sums;
-      size = blocks(size);
-    }
-    return depth;
-  }
-
-  std::uint32_t* leaves_;
-  std::uint32_t size_;
-  std::uint32_t* sums_;
+  int shift_ = 0;
+  std::vector<std::uint32_t> buckets_;  // for each 2^shift slots, who holds the first
 };
 
+// The columns of one urn, and how many tokens each still holds.
 struct Urn {
-  SumTree columns;
-  std::uint32_t first;    // the entry that column 0 is
-  std::uint32_t& total;   // tokens in it
-  std::uint32_t& nonzero; // columns that hold one
+  static constexpr std::uint32_t few = 16;  // columns that do without a table
+
+  std::uint32_t* tokens;
+  std::uint32_t size;
+  std::uint32_t first;  // the entry that column 0 is
+  std::uint32_t& total;
+  std::uint32_t& nonzero;
+  std::int32_t& table;
+
+  void take(std::uint32_t column, std::uint32_t count) {
+    tokens[column] -= count;
+    total -= count;
+    nonzero -= tokens[column] == 0;
+  }
 };
 
 // The urns that the n-grams above `columns` are drawn from: one for each of its contexts.
 class Urns {
  public:
   explicit Urns(const Level& columns)
-      : begin_(columns.begin), left_(columns.count), heads_(columns.begin.size() - 1) {
-    std::size_t sums = 0;
+      : begin_(columns.begin), tokens_(columns.count), heads_(columns.begin.size() - 1) {
     for (std::size_t i = 0; i < heads_.size(); ++i) {
-      heads_[i].sums = sums;
-      sums += SumTree::sums_of(begin_[i + 1] - begin_[i]);
+      for (std::uint32_t j = begin_[i]; j < begin_[i + 1]; ++j) {
+        heads_[i].total += tokens_[j];
+        heads_[i].nonzero += tokens_[j] != 0;
+      }
     }
-    sums_.resize(sums);
-    for (std::size_t i = 0; i < heads_.size(); ++i) fill(i);
   }
 
   Urn of(std::uint32_t context) {
     Head& head = heads_[context];
     const std::uint32_t first = begin_[context];
-    return {{left_.data() + first, begin_[context + 1] - first, sums_.data() + head.sums},
-            first,
-            head.total,
-            head.nonzero};
+    return {tokens_.data() + first, begin_[context + 1] - first, first,
+            head.total,             head.nonzero,                head.table};
+  }
+
+  // The table to draw with; made anew whenever half of the tokens are gone.
+  const SlotTable& table(const Urn& urn) {
+    const bool is_new = urn.table < 0;
+    if (is_new) {
+      urn.table = static_cast<std::int32_t>(tables_.size());
+      tables_.emplace_back();
+    }
+    SlotTable& table = tables_[static_cast<std::size_t>(urn.table)];
+    if (is_new || urn.total <= table.total / 2) 
+      table.make(urn.tokens, urn.size, urn.total, urn.nonzero);
+    return table;
   }
 
  private:
   struct Head {
-    std::size_t sums;
     std::uint32_t total = 0, nonzero = 0;
+    std::int32_t table = -1;
   };
 
-  void fill(std::size_t context) {
-    Head& head = heads_[context];
-    const std::uint32_t* row = left_.data() + begin_[context];
-    std::uint32_t size = begin_[context + 1] - begin_[context];
-    for (std::uint32_t i = 0; i < size; ++i) {
-      head.total += row[i];
-      head.nonzero += row[i] != 0;
-    }
-    for (std::uint32_t* sums = sums_.data() + head.sums; size > 16;) {
-      for (std::uint32_t i = 0; i < size; ++i) sums[i / 16] += row[i];
-      row = sums;
-      size = size / 16 + (size % 16 != 0);
-      sums += size;
-    }
-  }
-
   const std::vector<std::uint32_t>& begin_;
-  std::vector<std::uint32_t> left_;
+  std::vector<std::uint32_t> tokens_;
   std::vector<Head> heads_;
-  std::vector<std::uint32_t> sums_;
+  std::vector<SlotTable> tables_;
 };
 
 }  // namespace perslm

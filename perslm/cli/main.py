@@ -14,7 +14,7 @@ import typer
 from rich.text import Text
 from typer.core import TyperGroup
 
-from perslm.cli import building, demo, models, serving
+from perslm.cli import bench, building, demo, models, serving
 from perslm.cli.common import stderr, stdout
 from perslm.errors import PerslmError
 
@@ -83,6 +83,7 @@ building.register(app)
 models.register(app)
 serving.register(app)
 demo.register(app)
+bench.register(app)
 
 
 def main() -> None:

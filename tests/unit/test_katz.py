@@ -1,4 +1,7 @@
-"""Katz against hand arithmetic, OpenGrm's golden models, and the naive oracle."""
+"""Katz against hand arithmetic, OpenGrm's golden models, and the naive oracle.
+
+Those hold the readable reference to the truth; one test holds whatever scores to the reference.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,16 @@ import gzip
 import math
 from collections import namedtuple
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
 from hypothesis import given
 
+from perslm import blob
 from perslm.counts import Counts, Specials, count
 from perslm.katz import Katz, discounts, estimate
+from perslm.model import PersonalModel
 from tests.oracle import CLOSE, OPEN, OracleKatz, ngram_counts
 from tests.support import golden_models, sequence_lists
 
@@ -104,6 +110,41 @@ def test_equals_the_oracle(order: int, sequences: list[Seq]) -> None:
     assert backoff.keys() == oracle.contexts - {()}
     for gram, value in backoff.items():
         assert value == pytest.approx(oracle.alpha(gram), abs=1e-6)
+
+
+@pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("order", range(1, 6))
+@pytest.mark.parametrize(("text", "model"), golden_models())
+def test_models_score_by_the_reference(text: Path, model: Path, order: int) -> None:
+    sequences, names = read_text(text)
+    counts = count(sequences, order, Specials(len(names), BOS, EOS))
+    logp, backoff = table(counts, estimate(counts), names)
+    ids = {name: i for i, name in enumerate(names)}
+    random = Random(order)
+    contexts = [(), *random.sample(sorted(backoff), min(200, len(backoff)))]
+    # words seen after each context, and others, which are backed off to
+    seen: dict[tuple[str, ...], list[str]] = {}
+    for gram in logp:
+        seen.setdefault(gram[:-1], []).append(gram[-1])
+    rows = [
+        random.sample(seen.get(c, []), min(10, len(seen.get(c, []))))
+        + random.choices(sorted(set(names) - {OPEN}), k=20)
+        for c in contexts
+    ]
+
+    def expected(context: tuple[str, ...], word: str) -> float:
+        if (*context, word) in logp:
+            return logp[*context, word]
+        if not context:
+            return -math.inf
+        return backoff.get(context, 0) + expected(context[1:], word)
+
+    scorer = PersonalModel.from_blob(blob.encode(counts, blob.Metadata("0" * 32)))
+    states = scorer.states([[ids[w] for w in c] for c in contexts])
+    for state, context, row in zip(states, contexts, rows, strict=True):
+        scores, _ = scorer.score([state], [[ids[w] for w in row]])
+        expectation = [expected(context, w) for w in row]
+        assert scores[0].tolist() == pytest.approx(expectation, abs=5e-6)
 
 
 def test_discounts_by_hand() -> None:
