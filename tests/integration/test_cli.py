@@ -18,7 +18,7 @@ from tests.integration.mailboxes import EXPECTED, MAIL, Perslm, process, write_p
 COMMANDS = [
     ("vocab", "build"), ("vocab", "import"), ("build",), ("clean",), ("tokenize",), ("complete",),
     ("score",), ("users",), ("inspect",), ("export",), ("forget",), ("rollback",), ("serve",),
-    ("demo",),
+    ("demo",), ("bench",),
 ]  # fmt: skip
 
 
