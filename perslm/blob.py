@@ -1,13 +1,13 @@
 """A user's model as bytes, and back: the only code that knows the layout that FORMAT.md specifies.
 
-A blob holds the n-gram counts (``perslm.counts``) and a fixed header; no string and no weight, for
-Katz computes every weight from the counts. It is canonical: equal counts and metadata give equal
-bytes on every platform, with no holes and nothing after the end.
+A blob is a header, the n-gram counts as a payload (``perslm._codec``, or the kernel), optional
+sections, and a checksum; no string and no weight, for Katz computes every weight from the counts.
+It is canonical: equal counts and metadata give equal bytes on every platform, with no holes and
+nothing after the end.
 
-:func:`decode` trusts nothing. Whatever the bytes, it returns a blob that keeps every rule of
-``Counts`` or raises :class:`~perslm.errors.BlobError` naming the numbered rule of FORMAT.md that
-was broken. Each stored number takes at least one byte, so a hostile blob cannot make the reader
-allocate more than about 100 times its own size.
+:func:`decode` and :func:`load` trust nothing. Whatever the bytes, they return counts that keep
+every rule of ``perslm.counts`` or raise :class:`~perslm.errors.BlobError` naming the numbered rule
+of FORMAT.md that was broken, in time and memory that are bounded by a multiple of the length.
 """
 
 from __future__ import annotations
@@ -15,31 +15,34 @@ from __future__ import annotations
 import struct
 import zlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
-
-from perslm.counts import (
-    BINS,
-    MAX_ORDER,
-    AnyIntegers,
-    Counts,
-    Int64Array,
-    Level,
-    Specials,
-    UInt32Array,
-    pair_keys,
-)
+from perslm import _backend, _codec
+from perslm.counts import MAX_ORDER, Counts, Specials
 from perslm.errors import ArgumentError, BlobError
 
+if TYPE_CHECKING:
+    from perslm._kernel import _native
+
 MAGIC = b"pslm"
-VERSION = 0
+VERSION = 1
+
+KATZ = 1
+"""The smoothing that a model is meant for; there is no other yet."""
+
+LARGEST = (1 << 31) - 1
+"""The largest count, and the most events and ids, that a blob can hold."""
+
+WeightTable: TypeAlias = tuple[tuple[tuple[int, ...], ...], ...]
 
 _PRUNED = 1
-_HEADER = struct.Struct("<4sBBH16sIIII16sI")
+_BINS = 5
+_HEADER = struct.Struct("<4sBBH16sIIIIIQ16sBBHI")
+_SECTION = struct.Struct("<BI")
 _CHECKSUM = struct.Struct("<I")
-_LIMIT = 1 << 32
-_VARINT_BYTES = 5
+_WEIGHTS = 1
+_MUST_KNOW = 128
+_COUNT_BUCKETS, _MASS_BUCKETS = 32, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +50,20 @@ class Metadata:
     """What a blob says of itself besides its counts.
 
     ``fingerprint`` (of the vocabulary) and ``source_digest`` (of the messages counted) are 32
-    hexadecimal digits; ``messages`` is how many messages were counted.
+    hexadecimal digits; ``messages`` is how many messages were counted; ``created`` is a POSIX time,
+    0 if not known. The builders give the date of the newest message, so that the same mail gives
+    the same bytes whenever it is built.
+
+    ``weights``, if there, is a table of interpolation weights in units of 1/65535, by matched order
+    (0 to order − 1), bucket of the context's count (its binary logarithm) and bucket of the mass
+    that the context keeps for its own successors (equal parts of 0 to 1).
     """
 
     fingerprint: str
     messages: int = 0
     source_digest: str = "0" * 32
+    created: int = 0
+    weights: WeightTable | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +74,29 @@ class Decoded:
     metadata: Metadata
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A blob's content, its counts as the backend holds them."""
+
+    specials: Specials
+    counts: _native.Counts | Counts
+    metadata: Metadata
+
+
 def encode(counts: Counts, metadata: Metadata) -> bytes:
     """Return the blob of ``counts``; the same input always gives the same bytes.
 
-    Raises ArgumentError if a digest is not 32 hexadecimal digits or a number needs over 32 bits.
+    Raises ArgumentError if a digest is not 32 hexadecimal digits, a number does not fit in its
+    field, the weight table has no such shape, or no sequences have these counts.
     """
-    values: list[AnyIntegers] = []
-    contexts = 1
-    for level in counts.levels:
-        successors = np.bincount(level.context, minlength=contexts)
-        values += [successors, _gaps(level), level.count]
-        contexts = len(level)
-    if counts.cut is not None:
-        values += [*counts.cut, counts.count_of_counts().ravel()]
-    payload = _encode_varints(np.concatenate(values).astype(np.int64))
+    native = _backend.native
+    try:
+        payload = _codec.encode(counts) if native is None else native.encode(counts.to_native())
+    except ValueError as error:
+        raise ArgumentError(f"these counts cannot be those of sequences: {error}") from error
     specials = counts.specials
+    if max(specials.size, specials.bos, specials.eos) > LARGEST:
+        raise ArgumentError("a blob holds ids below 2^31 only")
     try:
         header = _HEADER.pack(
             MAGIC,
@@ -89,114 +108,86 @@ def encode(counts: Counts, metadata: Metadata) -> bytes:
             specials.bos,
             specials.eos,
             metadata.messages,
+            counts.tokens,
+            metadata.created,
             _digest(metadata.source_digest),
+            KATZ,
+            _BINS,
+            0,
             len(payload),
         )
     except struct.error as error:
-        raise ArgumentError("a number in the metadata does not fit in 32 bits") from error
+        raise ArgumentError("a number in the metadata does not fit in its field") from error
     body = header + payload
+    if metadata.weights is not None:
+        table = _pack_weights(metadata.weights, counts.order)
+        body += _SECTION.pack(_WEIGHTS, len(table)) + table
     return body + _CHECKSUM.pack(zlib.crc32(body))
 
 
-def decode(blob: bytes) -> Decoded:
-    """Return what ``blob`` holds; raises BlobError on anything but a whole, valid blob."""
-    if len(blob) < _HEADER.size + _CHECKSUM.size:
-        raise BlobError("rule 1: shorter than a header and a checksum", len(blob))
-    magic, version, order, flags, fingerprint, size, bos, eos, messages, source, length = (
-        _HEADER.unpack_from(blob)
-    )
+def decode(data: bytes) -> Decoded:
+    """Return what a blob holds; raises BlobError on anything but a whole, valid blob."""
+    loaded = load(data)
+    counts = loaded.counts
+    if not isinstance(counts, Counts):
+        counts = Counts.from_native(counts, loaded.specials)
+    return Decoded(counts, loaded.metadata)
+
+
+def load(data: bytes) -> Loaded:
+    """Return what a blob holds without turning the counts into arrays; raises BlobError.
+
+    The fastest way to a model: the kernel makes one of what this returns.
+    """
+    if len(data) < _HEADER.size + _CHECKSUM.size:
+        raise BlobError("rule 1: shorter than a header and a checksum", len(data))
+    (
+        magic,
+        version,
+        order,
+        flags,
+        fingerprint,
+        size,
+        bos,
+        eos,
+        messages,
+        tokens,
+        created,
+        source,
+        smoothing,
+        bins,
+        reserved,
+        length,
+    ) = _HEADER.unpack_from(data)
     if magic != MAGIC:
         raise BlobError("rule 2: the magic bytes are not those of a perslm model", 0)
     if version != VERSION:
         raise BlobError(f"rule 3: format version {version}, this reader knows {VERSION}", 4)
-    end = _HEADER.size + length
-    if len(blob) != end + _CHECKSUM.size:
-        raise BlobError("rule 4: the length is not the one in the header", len(blob))
-    if _CHECKSUM.unpack_from(blob, end)[0] != zlib.crc32(blob[:end]):
+    end = len(data) - _CHECKSUM.size
+    if _HEADER.size + length > end:
+        raise BlobError("rule 4: shorter than the header says", len(data))
+    if _CHECKSUM.unpack_from(data, end)[0] != zlib.crc32(memoryview(data)[:end]):
         raise BlobError("rule 5: the checksum does not match", end)
-    if not 1 <= order <= MAX_ORDER or flags & ~_PRUNED or bos == eos:
+    known = smoothing == KATZ and bins == _BINS and not flags & ~_PRUNED and not reserved
+    if not known or not 1 <= order <= MAX_ORDER or bos == eos or max(size, bos, eos) > LARGEST:
         raise BlobError("rule 6: a header field is out of range", 5)
+    payload = data[_HEADER.size : _HEADER.size + length]
+    pruned = bool(flags & _PRUNED)
+    weights = _read_sections(data, _HEADER.size + length, end, order)
+    native = _backend.native
     specials = Specials(size, bos, eos)
-    values = _Values(_decode_varints(np.frombuffer(blob, np.uint8, length, _HEADER.size)))
-    levels: list[Level] = []
-    for k in range(1, order + 1):
-        levels.append(_read_level(values, k, levels, specials))
-    cut = whole = None
-    if flags & _PRUNED:
-        cut = tuple(values.take(n) for n in (1, *(len(level) for level in levels[:-1])))
-        whole = values.take(order * (BINS + 1)).reshape(order, BINS + 1)
-        if cut[0][0]:
-            raise BlobError("rule 10: words themselves were pruned")
-    values.finish()
-    counts = Counts(specials, tuple(levels), cut, whole)
-    return Decoded(counts, Metadata(fingerprint.hex(), messages, source.hex()))
-
-
-def _gaps(level: Level) -> Int64Array:
-    """Return each word minus the least it could be, given its predecessor in the same slice."""
-    word = level.word.astype(np.int64)
-    gaps = word.copy()
-    inside = level.context[1:] == level.context[:-1]
-    gaps[1:][inside] = np.diff(word)[inside] - 1
-    return gaps
-
-
-def _read_level(values: _Values, k: int, below: list[Level], specials: Specials) -> Level:
-    contexts = len(below[-1]) if below else 1
-    successors = values.take(contexts)
-    n = int(successors.sum())
-    gaps = values.take(n)
-    count = values.take(n)
-    context = np.repeat(np.arange(contexts, dtype=np.uint32), successors)
-    # words restart in each slice: running sum over everything, minus its value before the slice
-    running = np.cumsum(gaps + 1)
-    begins = np.cumsum(successors) - successors
-    before = np.concatenate([[0], running])[begins]
-    word64 = running - np.repeat(before, successors) - 1
-    known = (word64 < specials.size) | (word64 == specials.bos)
-    if not known.all():
-        raise BlobError(f"rule 8: a word of order {k} is not in the vocabulary")
-    word = word64.astype(np.uint32)
-    is_bos = word == specials.bos
-    if below:
-        ends_in_eos = below[-1].word == specials.eos
-        if is_bos.any() or successors[ends_in_eos].any():
-            raise BlobError(f"rule 9: <s> or </s> in the middle of an n-gram of order {k}")
-    if (count[~is_bos] == 0).any() or count[is_bos].any():
-        raise BlobError(f"rule 7: an n-gram of order {k} has a count that cannot be")
-    return Level(context, word, _suffixes(context, word, below, k), count)
-
-
-def _suffixes(context: UInt32Array, word: UInt32Array, below: list[Level], k: int) -> UInt32Array:
-    """Return the index of each n-gram's suffix in the level below."""
-    if not below:
-        return np.zeros(len(word), np.uint32)
-    keys = below[-1].keys()
-    wanted = pair_keys(below[-1].suffix[context], word)
-    at = np.searchsorted(keys, wanted)
-    missing = at == len(keys)
-    at[missing] = 0
-    if missing.any() or (keys[at] != wanted).any():
-        raise BlobError(f"rule 11: the suffix of an n-gram of order {k} is missing")
-    return at.astype(np.uint32)
-
-
-class _Values:
-    """The numbers of a payload, taken in order."""
-
-    def __init__(self, values: Int64Array) -> None:
-        self._values = values
-        self._at = 0
-
-    def take(self, n: int) -> Int64Array:
-        if n > len(self._values) - self._at:
-            raise BlobError("rule 12: the payload ends too early")
-        self._at += n
-        return self._values[self._at - n : self._at]
-
-    def finish(self) -> None:
-        if self._at != len(self._values):
-            raise BlobError("rule 12: the payload goes on after its end")
+    counts: _native.Counts | Counts
+    try:
+        if native is None:
+            counts = _codec.decode(payload, order, specials, pruned)
+        else:
+            counts = native.decode(payload, order, size, bos, eos, pruned)
+    except ValueError as error:
+        raise BlobError(str(error)) from error
+    if counts.tokens != tokens:
+        raise BlobError("rule 14: the header announces another number of tokens", 40)
+    metadata = Metadata(fingerprint.hex(), messages, source.hex(), created, weights)
+    return Loaded(specials, counts, metadata)
 
 
 def _digest(text: str) -> bytes:
@@ -209,36 +200,51 @@ def _digest(text: str) -> bytes:
     return digest
 
 
-def _encode_varints(values: Int64Array) -> bytes:
-    """Return unsigned LEB128: seven bits a byte, low first, the high bit set but on the last."""
-    if len(values) and values.max() >= _LIMIT:
-        raise ArgumentError("a count does not fit in 32 bits")
-    lengths = np.ones(len(values), np.int64)
-    for extra in range(1, _VARINT_BYTES):
-        lengths += values >= 1 << (7 * extra)
-    begins = np.cumsum(lengths) - lengths
-    out = np.zeros(int(lengths.sum()), np.uint8)
-    for i in range(_VARINT_BYTES):
-        has = lengths > i
-        more = (lengths[has] > i + 1).astype(np.int64) << 7
-        out[begins[has] + i] = (values[has] >> (7 * i)) & 127 | more
-    return out.tobytes()
+def _read_sections(data: bytes, at: int, end: int, order: int) -> WeightTable | None:
+    weights = None
+    last = 0
+    while at < end:
+        if end - at < _SECTION.size:
+            raise BlobError("rule 15: a section is cut short", at)
+        kind, length = _SECTION.unpack_from(data, at)
+        if kind <= last:
+            raise BlobError("rule 15: sections are not in ascending order of their kind", at)
+        at += _SECTION.size
+        if length > end - at:
+            raise BlobError("rule 15: a section is cut short", at)
+        if kind == _WEIGHTS:
+            weights = _unpack_weights(data[at : at + length], order)
+        elif kind >= _MUST_KNOW:
+            raise BlobError("rule 16: a section is not known and must not be skipped", at)
+        at += length
+        last = kind
+    return weights
 
 
-def _decode_varints(data: npt.NDArray[np.uint8]) -> Int64Array:
-    ends = np.flatnonzero(data < 128)
-    if len(data) and (not len(ends) or ends[-1] != len(data) - 1):
-        raise BlobError("rule 7: the last number is not finished")
-    begins = np.concatenate([[0], ends + 1])[:-1].astype(np.int64)
-    lengths = ends - begins + 1
-    if len(lengths) and lengths.max() > _VARINT_BYTES:
-        raise BlobError("rule 7: a number has more than 32 bits")
-    if (data[ends[lengths > 1]] == 0).any():
-        raise BlobError("rule 7: a number is longer than it needs to be")
-    values = np.zeros(len(ends), np.int64)
-    for i in range(_VARINT_BYTES):
-        has = lengths > i
-        values[has] |= (data[begins[has] + i].astype(np.int64) & 127) << (7 * i)
-    if len(values) and values.max() >= _LIMIT:
-        raise BlobError("rule 7: a number has more than 32 bits")
-    return values
+def _pack_weights(table: WeightTable, order: int) -> bytes:
+    counts, masses = len(table[0]), len(table[0][0])
+    values = [value for by_count in table for by_mass in by_count for value in by_mass]
+    regular = all(
+        len(by_count) == counts and all(len(by_mass) == masses for by_mass in by_count)
+        for by_count in table
+    )
+    in_range = 1 <= counts <= _COUNT_BUCKETS and 1 <= masses <= _MASS_BUCKETS
+    if len(table) != order or not regular or not in_range:
+        raise ArgumentError(
+            f"a weight table has {order} orders, 1 to {_COUNT_BUCKETS} buckets of counts and "
+            f"1 to {_MASS_BUCKETS} of masses"
+        )
+    try:
+        return struct.pack(f"<BB{len(values)}H", counts, masses, *values)
+    except struct.error as error:
+        raise ArgumentError("a weight in a table is 0 to 65535") from error
+
+
+def _unpack_weights(data: bytes, order: int) -> WeightTable:
+    counts, masses = (data[0], data[1]) if len(data) >= 2 else (0, 0)
+    in_range = 1 <= counts <= _COUNT_BUCKETS and 1 <= masses <= _MASS_BUCKETS
+    if not in_range or len(data) != 2 + 2 * order * counts * masses:
+        raise BlobError("rule 17: the weight table has another size than it announces")
+    values = struct.unpack(f"<{order * counts * masses}H", data[2:])
+    rows = [values[i : i + masses] for i in range(0, len(values), masses)]
+    return tuple(tuple(rows[i : i + counts]) for i in range(0, len(rows), counts))

@@ -44,3 +44,12 @@ def count(tokens: _UInt32, begins: _Int64, order: int, size: int, bos: int, eos:
     ``<s>`` and ``</s>`` are among the tokens already, first and last of their sequences. ValueError
     if they are elsewhere, a token is outside the vocabulary, or the begins do not ascend from 0.
     """
+
+class BadPayload(ValueError):
+    """A payload is none; the message names the rule of FORMAT.md that was broken."""
+
+def encode(counts: Counts) -> bytes:
+    """Return the payload of a blob; ValueError if no sequences have these counts."""
+
+def decode(payload: bytes, order: int, size: int, bos: int, eos: int, pruned: bool) -> Counts:
+    """Return what ``encode`` was given; raises BadPayload whatever else the bytes are."""

@@ -68,8 +68,9 @@ struct Member {
   u32 column, tokens;
 };
 
-// Draws of no more members than this are ordered by a list.
+// No more members than this are drawn at once from a table of slots.
 constexpr u32 longest_list = 16;
+static_assert(longest_list <= RankShares::most && Urn::few <= RankShares::most);
 
 u32 zigzag(u32 value, u32 middle) {
   return value >= middle ? 2 * (value - middle) : 2 * (middle - value) - 1;
@@ -139,6 +140,7 @@ class Reader {
       if (start < low) fail("rule 11: a column is drawn that begins elsewhere");
       stack_.drop({start - low, std::min<u64>(table.starts[place + 1], high) - start, bits});
       const u32 column = table.columns[place];
+      if (urn.tokens[column] == 0) fail("rule 11: a column is drawn that is empty");
       u32 rank = drawn;
       while (rank > 0 && row[first + rank - 1].column > column) --rank;
       if (rank > 0 && row[first + rank - 1].column == column)
@@ -604,7 +606,7 @@ u32 read_varint(const std::uint8_t*& at, const std::uint8_t* end) {
       return static_cast<u32>(value);
     }
   }
-  throw BadPayload("rule 7: a number has more than 32 bits");
+  throw BadPayload("rule 7: a number has more than 31 bits");
 }
 
 }  // namespace

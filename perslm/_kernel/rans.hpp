@@ -36,13 +36,22 @@ constexpr Share share_of(std::uint64_t begin, std::uint64_t end, std::uint64_t t
   return {first, last - first, bits};
 }
 
-// The shares of ranks among up to 16.
+// The shares of ranks among up to 32, made once.
 struct RankShares {
-  std::array<std::array<Share, 16>, 17> shares{};
+  static constexpr std::size_t most = 32;
+  struct Slots {
+    std::uint32_t start, size;
+  };
+  std::array<std::array<Slots, most>, most + 1> of{};
+
   constexpr RankShares() {
-    for (std::size_t total = 1; total <= 16; ++total)
-      for (std::size_t rank = 0; rank < total; ++rank)
-        shares[total][rank] = share_of(rank, rank + 1, total);
+    for (std::size_t total = 1; total <= most; ++total) {
+      for (std::size_t rank = 0; rank < total; ++rank) {
+        const Share share = share_of(rank, rank + 1, total);
+        of[total][rank] = {static_cast<std::uint32_t>(share.start),
+                           static_cast<std::uint32_t>(share.size)};
+      }
+    }
   }
 };
 inline constexpr RankShares rank_shares;
@@ -100,13 +109,10 @@ class Stack {
     return value;
   }
 
-  void push_uniform(std::uint64_t value, std::uint64_t total) {
-    push(share_of(value, value + 1, total));
-  }
-
-  // The same for small totals, from a table.
+  // Puts back what take_uniform would take.
   void push_rank(std::uint32_t rank, std::uint32_t total) {
-    push(rank_shares.shares[total][rank]);
+    const RankShares::Slots slots = rank_shares.of[total][rank];
+    push({slots.start, slots.size, precision(total)});
   }
 
   std::size_t words() const { return words_.size(); }

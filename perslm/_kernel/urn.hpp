@@ -59,7 +59,7 @@ struct SlotTable {
 
 // The columns of one urn, and how many tokens each still holds.
 struct Urn {
-  static constexpr std::uint32_t few = 16;  // columns that do without a table
+  static constexpr std::uint32_t few = 32;  // columns that do without a table
 
   std::uint32_t* tokens;
   std::uint32_t size;
@@ -95,7 +95,7 @@ class Urns {
             head.total,             head.nonzero,                head.table};
   }
 
-  // The table to draw with; made anew whenever half of the tokens are gone.
+  // The table to draw with; made anew whenever three quarters of the tokens are gone.
   const SlotTable& table(const Urn& urn) {
     const bool is_new = urn.table < 0;
     if (is_new) {
@@ -103,7 +103,7 @@ class Urns {
       tables_.emplace_back();
     }
     SlotTable& table = tables_[static_cast<std::size_t>(urn.table)];
-    if (is_new || urn.total <= table.total / 2) 
+    if (is_new || urn.total <= table.total / 4) 
       table.make(urn.tokens, urn.size, urn.total, urn.nonzero);
     return table;
   }
