@@ -14,7 +14,6 @@ from typing import Protocol
 
 import numpy as np
 
-from perslm import automaton, katz
 from perslm.blob import Metadata
 from perslm.counts import Counts
 from perslm.errors import ArgumentError
@@ -97,8 +96,7 @@ class PooledModel:
     def __init__(self, pooled: Counts, epsilon: float = 0.05) -> None:
         if not 0 < epsilon < 1:
             raise ArgumentError("epsilon must lie between 0 and 1")
-        built = automaton.build(pooled, katz.estimate(pooled))
-        self._model = PersonalModel(built, Metadata("0" * 32))
+        self._model = PersonalModel.from_counts(pooled, Metadata("0" * 32))
         self._epsilon = epsilon if pooled.tokens else 1.0  # of nothing: every word is as likely
 
     def logprobs(self, histories: Sequence[Sequence[int]]) -> Float32Array:

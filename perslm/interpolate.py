@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from perslm import _backend
 from perslm.errors import ArgumentError
 
 Float32Array = npt.NDArray[np.float32]
@@ -36,14 +37,41 @@ def mix_columns(
     weights: Float32Array,
     columns: npt.NDArray[np.integer],
     personal_logprobs: Float32Array,
+    out: Float32Array | None = None,
 ) -> Float32Array:
     """Return ln(λ·p_personal + (1−λ)·p_global) as float32[n, width], natural log.
 
     ``global_logprobs`` is float32[n, width], ``weights`` (λ) float32[n]. The personal model knows
     only the words ``columns`` (int[m], distinct): ``personal_logprobs`` is float32[n, m], and every
-    other word has personal probability 0. A row with λ = 0 is copied bit for bit. Cost: one shift
-    of all columns by ln(1−λ), then the m known ones.
+    other word has personal probability 0. A row with λ = 0 is copied bit for bit. ``out`` takes the
+    result, as :func:`check_out` allows it; it may be ``global_logprobs`` itself. Cost: one shift of
+    all columns by ln(1−λ), then the m known ones. Raises ArgumentError if a column is not in a row.
     """
+    rows = np.ascontiguousarray(global_logprobs, np.float32)
+    out = np.empty_like(rows) if out is None else check_out(out, rows)
+    if len(columns) and not 0 <= columns.min() <= columns.max() < rows.shape[1]:
+        raise ArgumentError("a column of the personal model is not in the global LM's rows")
+    if _backend.native is None:
+        mix_with_numpy(rows, weights, columns, personal_logprobs, out)
+    else:
+        _backend.native.mix_columns(
+            rows,
+            np.ascontiguousarray(weights, np.float32),
+            np.ascontiguousarray(columns, np.uint32),
+            np.ascontiguousarray(personal_logprobs, np.float32),
+            out,
+        )
+    return out
+
+
+def mix_with_numpy(
+    global_logprobs: Float32Array,
+    weights: Float32Array,
+    columns: npt.NDArray[np.integer],
+    personal_logprobs: Float32Array,
+    out: Float32Array,
+) -> None:
+    """Fill ``out`` as :func:`mix_columns` does where there is no kernel."""
     silent = weights <= 0
     with np.errstate(divide="ignore"):
         log_weight = np.log(weights)[:, None]
@@ -52,4 +80,26 @@ def mix_columns(
     known = mixed[:, columns]
     mixed[:, columns] = np.logaddexp(known, log_weight + personal_logprobs)
     mixed[silent] = global_logprobs[silent]
-    return mixed
+    out[:] = mixed
+
+
+def check_out(out: Float32Array, rows: Float32Array) -> Float32Array:
+    """Return ``out`` if the mixture of ``rows`` can be written to it; raises ArgumentError if not.
+
+    It must be float32, C-contiguous, writable and of their shape, and ``rows`` itself or apart.
+    """
+    if (
+        type(out) is not np.ndarray
+        or out.dtype != np.float32
+        or out.shape != rows.shape
+        or not (out.flags.c_contiguous and out.flags.writeable)
+    ):
+        raise ArgumentError(
+            f"out must be a writable, C-contiguous array of float32 and of the shape {rows.shape}"
+        )
+    same = out.__array_interface__["data"] == rows.__array_interface__["data"]
+    if np.may_share_memory(out, rows) and not same:
+        raise ArgumentError(
+            "out overlaps the global log-probabilities: give them, or another array"
+        )
+    return out

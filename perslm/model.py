@@ -20,6 +20,7 @@ users by ``perslm.store``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from operator import index
 from typing import Any, Protocol, TypeAlias
 
@@ -27,16 +28,17 @@ import numpy as np
 import numpy.typing as npt
 
 from perslm import automaton, blob, katz
-from perslm.automaton import ROOT, Automaton
-from perslm.counts import AnyIntegers, Int64Array, UInt32Array
+from perslm._scoring import OUTSIDE, TOKEN_DTYPES, Engine, compile_counts
+from perslm.automaton import Automaton
+from perslm.counts import AnyIntegers, Counts, UInt32Array
 from perslm.errors import ArgumentError
-from perslm.interpolate import DEFAULT_WEIGHT, Float32Array, check_weight, mix_columns
+from perslm.interpolate import DEFAULT_WEIGHT, Float32Array, check_out, check_weight
 
 Histories: TypeAlias = Sequence[Sequence[int]] | AnyIntegers
 Candidates: TypeAlias = Sequence[Sequence[int]] | AnyIntegers
 States: TypeAlias = npt.ArrayLike
 
-_OUTSIDE = (1 << 32) - 1  # stands for every id that no model knows
+_UINT32, _FLOAT32 = np.dtype(np.uint32), np.dtype(np.float32)
 
 
 class Scorer(Protocol):
@@ -55,55 +57,79 @@ class Scorer(Protocol):
     def score(self, states: States, candidates: Candidates) -> tuple[Float32Array, UInt32Array]:
         """Return log-probabilities of candidate words and the states they lead to."""
 
-    def mix(self, states: States, global_logprobs: Float32Array) -> Float32Array:
+    def mix(
+        self, states: States, global_logprobs: Float32Array, out: Float32Array | None = None
+    ) -> Float32Array:
         """Return the global LM's log-probabilities with the personal ones mixed in."""
 
 
 class PersonalModel:
-    """A user's Katz model as automaton, with its interpolation weight.
+    """A user's Katz model, compiled for scoring, with its interpolation weight.
 
-    Make one with :meth:`from_blob`, or get it from ``perslm.Store.load``. All methods are pure and
-    may be called from many threads.
+    Make one with :meth:`from_blob` or :meth:`from_counts`, or get it from ``perslm.Store.load``.
+    All methods are pure and may be called from many threads. Arrays that are already of the dtypes
+    named here are taken as they are, C-contiguous ones without a copy; others are converted.
     """
 
     reason = "ok"
 
     def __init__(
         self,
-        automaton: Automaton,
+        engine: Engine,
         metadata: blob.Metadata,
+        source: Counts | bytes,
         *,
         generation: int = 0,
         weight: float = DEFAULT_WEIGHT,
-        fell_back: tuple[int, ...] = (),
     ) -> None:
-        self.automaton = automaton
+        """Wrap an engine; ``source`` is what it was compiled from, counts or their blob."""
+        self._engine = engine
+        self._source = source
         self.metadata = metadata
         self.generation = generation
-        self.fell_back = fell_back
         # a model of nothing has no distribution to mix in
-        self.weight = check_weight(weight) if automaton.total[ROOT] else 0.0
-        self._events, self._event_of_arc, self._eos_event = _events(automaton)
+        self.weight = check_weight(weight) if engine.tokens else 0.0
 
     @classmethod
     def from_blob(
         cls, data: bytes, *, generation: int = 0, weight: float = DEFAULT_WEIGHT
     ) -> PersonalModel:
         """Decode and compile a blob. Raises BlobError, or ArgumentError for a bad ``weight``."""
-        decoded = blob.decode(data)
-        estimated = katz.estimate(decoded.counts)
-        return cls(
-            automaton.build(decoded.counts, estimated),
-            decoded.metadata,
-            generation=generation,
-            weight=weight,
-            fell_back=estimated.fell_back,
-        )
+        engine, metadata = _load(data)
+        return cls(engine, metadata, data, generation=generation, weight=weight)
+
+    @classmethod
+    def from_counts(
+        cls,
+        counts: Counts,
+        metadata: blob.Metadata,
+        *,
+        generation: int = 0,
+        weight: float = DEFAULT_WEIGHT,
+    ) -> PersonalModel:
+        """Compile counts. Raises ArgumentError if they, or ``weight``, cannot be."""
+        engine = compile_counts(counts)
+        return cls(engine, metadata, counts, generation=generation, weight=weight)
 
     @property
     def order(self) -> int:
         """Return the order N: contexts have at most N−1 words."""
-        return self.automaton.order
+        return self._engine.order
+
+    @property
+    def ngrams(self) -> tuple[int, ...]:
+        """Return the number of n-grams of each order, 1 to ``order``; ``</s>`` is a word here."""
+        return self._engine.ngrams
+
+    @property
+    def tokens(self) -> int:
+        """Return the number of words and ``</s>`` that were counted."""
+        return self._engine.tokens
+
+    @property
+    def fell_back(self) -> tuple[int, ...]:
+        """Return the orders with too few counts for Good-Turing discounts (``perslm.katz``)."""
+        return self._engine.fell_back
 
     @property
     def vocabulary_fingerprint(self) -> str:
@@ -113,7 +139,29 @@ class PersonalModel:
     @property
     def vocabulary_size(self) -> int:
         """Return how many ids the vocabulary has: the columns of a distribution."""
-        return self.automaton.specials.size
+        return self._engine.vocabulary_size
+
+    @property
+    def nbytes(self) -> int:
+        """Return the memory that the model takes, in bytes: compiled, and what it came from.
+
+        The arrays are counted exactly; ``automaton``, once asked for, is not.
+        """
+        if isinstance(self._source, bytes):
+            return self._engine.nbytes + len(self._source)
+        levels = self._source.levels
+        arrays = [a for v in levels for a in (v.context, v.word, v.suffix, v.count)]
+        return self._engine.nbytes + sum(a.nbytes for a in [*arrays, *(self._source.cut or ())])
+
+    @cached_property
+    def automaton(self) -> Automaton:
+        """The model as a weighted automaton, for export and inspection; made when asked for.
+
+        Its states are numbered in their own way: those of :meth:`states` mean nothing to it.
+        """
+        source = self._source
+        counts = blob.decode(source).counts if isinstance(source, bytes) else source
+        return automaton.build(counts, katz.estimate(counts))
 
     def states(self, histories: Histories) -> UInt32Array:
         """Return the state of each history, uint32[n].
@@ -122,20 +170,33 @@ class PersonalModel:
         An empty history is the middle of nowhere (the root): begin with ``<s>`` to open a sequence.
         Raises ArgumentError if an id is negative or no integer.
         """
-        rows = [self._recent(history) for history in histories]
-        width = max((len(row) for row in rows), default=0)
-        state = np.full(len(rows), ROOT, np.int64)
-        padded = np.full((len(rows), width), -1, np.int64)
-        for i, row in enumerate(rows):
-            padded[i, width - len(row) :] = row
-        for column in padded.T:
-            live = column >= 0
-            state[live] = self._next(state[live], column[live])
-        return state.astype(np.uint32)
+        recent = [last_ids(history, self.order - 1) for history in histories]
+        begins = np.zeros(len(recent) + 1, np.int64)
+        np.cumsum([len(row) for row in recent], out=begins[1:])
+        ids = np.array([min(i, OUTSIDE) for row in recent for i in row], np.int64)
+        states = np.empty(len(recent), np.uint32)
+        self._engine.states(ids, begins, states)
+        return states
 
     def weights(self, states: States) -> Float32Array:
         """Return λ of each state, float32[n]."""
-        return np.full(len(self._checked(states)), self.weight, np.float32)
+        state = _as_states(states)
+        self._engine.check(state)
+        return np.full(len(state), self.weight, np.float32)
+
+    def context_length(self, state: int) -> int:
+        """Return how many words of the history the state stands for, 0 to order−1."""
+        return self._engine.context_length(state)
+
+    def step(self, state: int, word: int) -> tuple[float, int]:
+        """Return ln p(word | state) and the state behind: :meth:`score` for one word, in less time.
+
+        Raises ArgumentError for an unknown state or a negative id.
+        """
+        try:
+            return self._engine.step(state, word)
+        except TypeError:
+            raise ArgumentError("a state and a token id are integers, none negative") from None
 
     def score(self, states: States, candidates: Candidates) -> tuple[Float32Array, UInt32Array]:
         """Return ln p(candidate | state), float32[n, k], and the states behind, uint32[n, k].
@@ -143,35 +204,34 @@ class PersonalModel:
         ``candidates`` is int[n, k]: k token ids for each of the n states. −inf marks a word the
         user never wrote. Raises ArgumentError on other shapes, negative ids or unknown states.
         """
-        state = self._checked(states)
-        ids = as_matrix(candidates, len(state))
-        flat_states = np.repeat(state, ids.shape[1])
-        flat = np.minimum(ids.ravel(), _OUTSIDE)
-        path = self.automaton.walk(flat_states, flat)
-        logp = -path.weight
-        closes = flat == self.automaton.specials.eos
-        if closes.any():
-            logp[closes] = -self.automaton.closing(flat_states[closes])
-        nxt = self._behind(path.arc, flat)
-        return logp.astype(np.float32).reshape(ids.shape), nxt.astype(np.uint32).reshape(ids.shape)
+        state = _as_states(states)
+        ids = _as_candidates(candidates, len(state))
+        logprobs, behind = np.empty(ids.shape, _FLOAT32), np.empty(ids.shape, _UINT32)
+        self._engine.score(state, ids, logprobs, behind)
+        return logprobs, behind
 
     @property
     def events(self) -> UInt32Array:
         """Return the ids that the user ever wrote, and ``</s>`` if a sequence closed; ascending."""
-        return self._events.astype(np.uint32)
+        ids = np.empty(self._engine.event_count, np.uint32)
+        self._engine.events(ids)
+        return ids
 
     def event_logprobs(self, states: States) -> Float32Array:
         """Return ln p(event | state), float32[n, len(events)]: a distribution without its zeros."""
-        return self._event_logprobs(self._checked(states))
+        state = _as_states(states)
+        known = np.empty((len(state), self._engine.event_count), _FLOAT32)
+        self._engine.event_logprobs(state, known)
+        return known
 
     def distribution(self, states: States) -> Float32Array:
         """Return ln p(w | state) for every id w, float32[n, vocabulary_size].
 
         Each row's probabilities sum to 1, unless the user wrote nothing: then all are −inf.
         """
-        state = self._checked(states)
-        dense = np.full((len(state), self.vocabulary_size), -np.inf, np.float32)
-        dense[:, self._events] = self._event_logprobs(state)
+        state = _as_states(states)
+        dense = np.empty((len(state), self.vocabulary_size), _FLOAT32)
+        self._engine.distribution(state, dense)
         return dense
 
     def continuations(self, states: States, k: int = 8) -> tuple[UInt32Array, Float32Array]:
@@ -182,79 +242,45 @@ class PersonalModel:
         """
         if k < 1:
             raise ArgumentError(f"k must be at least 1, not {k}")
-        logp = self._event_logprobs(self._checked(states))
-        best = np.argsort(-logp, axis=1, kind="stable")[:, :k]
-        return self._events[best].astype(np.uint32), np.take_along_axis(logp, best, axis=1)
+        state = _as_states(states)
+        shape = (len(state), min(k, self._engine.event_count))
+        ids, logprobs = np.empty(shape, _UINT32), np.empty(shape, _FLOAT32)
+        self._engine.continuations(state, ids, logprobs)
+        return ids, logprobs
 
-    def mix(self, states: States, global_logprobs: Float32Array) -> Float32Array:
+    def mix(
+        self, states: States, global_logprobs: Float32Array, out: Float32Array | None = None
+    ) -> Float32Array:
         """Return ln(λ·p_personal + (1−λ)·p_global), float32[n, width], natural log.
 
         ``global_logprobs`` is float32[n, width], natural log, width ≥ ``vocabulary_size`` (columns
-        beyond it are padding of the global LM). Rows of weight 0 come back bit for bit; if every
-        weight is 0, the array itself is returned. Each row sums to 1 if the given one does. Forbid
-        words after mixing: one that the global LM gives −inf can come back from the user's model.
+        beyond it are padding of the global LM). Rows of weight 0 come back bit for bit. Each row
+        sums to 1 if the given one does. Forbid words after mixing: one that the global LM gives
+        −inf can come back from the user's model.
+
+        The result is written to ``out`` and ``out`` returned, if it is given: a C-contiguous array
+        of float32 and of that shape, which may be ``global_logprobs`` itself. Without it, the
+        result is a new array; if every weight is 0, ``global_logprobs`` itself is returned.
         """
-        state = self._checked(states)
+        state = _as_states(states)
         weights = self.weights(state)
         if not weights.any():
-            return global_logprobs
-        rows = np.asarray(global_logprobs, np.float32)
+            return unmixed(global_logprobs, out)
+        rows = np.ascontiguousarray(global_logprobs, np.float32)
         if rows.ndim != 2 or len(rows) != len(state) or rows.shape[1] < self.vocabulary_size:
             raise ArgumentError(
                 f"global log-probabilities need the shape ({len(state)}, {self.vocabulary_size} or "
                 f"more), not {rows.shape}: is this the vocabulary the model was built with?"
             )
-        return mix_columns(rows, weights, self._events, self._event_logprobs(state))
+        out = np.empty_like(rows) if out is None else check_out(out, rows)
+        self._engine.mix(state, weights, rows, out)
+        return out
 
     def __repr__(self) -> str:
         return (
-            f"PersonalModel(order={self.order}, states={self.automaton.states}, "
-            f"arcs={self.automaton.arcs}, generation={self.generation})"
+            f"PersonalModel(order={self.order}, ngrams={sum(self.ngrams)}, "
+            f"generation={self.generation})"
         )
-
-    def _recent(self, history: Sequence[int] | AnyIntegers) -> list[int]:
-        return [min(i, _OUTSIDE) for i in last_ids(history, self.order - 1)]
-
-    def _next(self, state: Int64Array, label: Int64Array) -> Int64Array:
-        return self._behind(self.automaton.walk(state, label).arc, label)
-
-    def _behind(self, arc: Int64Array, label: Int64Array) -> Int64Array:
-        """Return the state behind each arc; −1 stands for a word without one."""
-        model = self.automaton
-        target = np.full(len(arc), ROOT, np.int64)
-        target[arc >= 0] = model.next_state[arc[arc >= 0]]
-        restart = (label == model.specials.bos) | (label == model.specials.eos)
-        target[restart] = model.start
-        return target
-
-    def _checked(self, states: States) -> Int64Array:
-        array = np.asarray(states)
-        if array.size == 0:
-            array = array.astype(np.int64)
-        if array.ndim != 1 or array.dtype.kind not in "ui":
-            raise ArgumentError("states must be a one-dimensional array of integers")
-        checked = array.astype(np.int64)
-        if len(checked) and not 0 <= checked.min() <= checked.max() < self.automaton.states:
-            raise ArgumentError("a state is not one of this model: states do not carry over")
-        return checked
-
-    def _event_logprobs(self, states: Int64Array) -> Float32Array:
-        """Return ln p(event | state) over ``self._events``, float32[n, events]."""
-        model = self.automaton
-        out = np.empty((len(states), len(self._events)), np.float64)
-        for row, state in zip(out, states.tolist(), strict=True):
-            chain = [state]
-            while chain[-1] != ROOT:
-                chain.append(int(model.backoff_state[chain[-1]]))
-            row[:] = -np.inf
-            for s in reversed(chain):
-                if s != ROOT:
-                    row -= model.backoff_weight[s]
-                arcs = slice(model.arc_begin[s], model.arc_begin[s + 1])
-                row[self._event_of_arc[arcs]] = -model.weight[arcs]
-                if np.isfinite(model.final_weight[s]):
-                    row[self._eos_event] = -model.final_weight[s]
-        return out.astype(np.float32)
 
 
 class NullModel:
@@ -295,9 +321,11 @@ class NullModel:
         n = len(np.asarray(states))
         return np.zeros((n, 0), np.uint32), np.zeros((n, 0), np.float32)
 
-    def mix(self, states: States, global_logprobs: Float32Array) -> Float32Array:
-        """Return ``global_logprobs`` itself."""
-        return global_logprobs
+    def mix(
+        self, states: States, global_logprobs: Float32Array, out: Float32Array | None = None
+    ) -> Float32Array:
+        """Return ``global_logprobs`` itself, or ``out`` filled with it."""
+        return unmixed(global_logprobs, out)
 
     def __repr__(self) -> str:
         return f"NullModel({self.reason!r})"
@@ -317,6 +345,14 @@ def last_ids(history: Sequence[int] | AnyIntegers, depth: int) -> list[int]:
     return recent
 
 
+def unmixed(global_logprobs: Float32Array, out: Float32Array | None) -> Float32Array:
+    """Return what mixing with weight 0 gives: the array itself, or ``out`` filled with it."""
+    if out is None or out is global_logprobs:
+        return global_logprobs
+    np.copyto(check_out(out, np.asarray(global_logprobs)), global_logprobs)
+    return out
+
+
 def as_matrix(candidates: Candidates, n: int) -> npt.NDArray[Any]:
     """Return ``candidates`` as int64[n, k]; raises ArgumentError if they are not that."""
     try:
@@ -333,10 +369,32 @@ def as_matrix(candidates: Candidates, n: int) -> npt.NDArray[Any]:
     return ids
 
 
-def _events(model: Automaton) -> tuple[Int64Array, Int64Array, int]:
-    """Return the ids of all events, ascending; for each arc, and for ``</s>``, which one it is."""
-    words = model.label[model.arc_begin[ROOT] : model.arc_begin[ROOT + 1]].astype(np.int64)
-    if np.isfinite(model.final_weight[ROOT]):
-        words = np.sort(np.append(words, model.specials.eos))
-    eos_event = int(np.searchsorted(words, model.specials.eos))
-    return words, np.searchsorted(words, model.label), eos_event
+def _as_states(states: States) -> UInt32Array:
+    """Return ``states`` as C-contiguous uint32[n]; raises ArgumentError if they cannot be."""
+    if type(states) is np.ndarray and states.dtype is _UINT32 and states.ndim == 1:
+        return np.ascontiguousarray(states)
+    array = np.asarray(states)
+    if array.size == 0:
+        array = array.astype(np.uint32)
+    if array.ndim != 1 or array.dtype.kind not in "ui":
+        raise ArgumentError("states must be a one-dimensional array of integers")
+    if len(array) and not 0 <= array.min() <= array.max() <= OUTSIDE:
+        raise ArgumentError("a state is not one of this model: states do not carry over")
+    return array.astype(np.uint32)
+
+
+def _as_candidates(candidates: Candidates, n: int) -> npt.NDArray[np.integer[Any]]:
+    """Return ``candidates`` as C-contiguous integers[n, k] for an engine."""
+    if (
+        type(candidates) is np.ndarray
+        and candidates.dtype in TOKEN_DTYPES
+        and candidates.ndim == 2
+        and len(candidates) == n
+    ):
+        return np.ascontiguousarray(candidates)
+    return np.ascontiguousarray(as_matrix(candidates, n))
+
+
+def _load(data: bytes) -> tuple[Engine, blob.Metadata]:
+    decoded = blob.decode(data)
+    return compile_counts(decoded.counts), decoded.metadata

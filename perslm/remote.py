@@ -25,7 +25,7 @@ from perslm.errors import (
     VocabularyMismatchError,
 )
 from perslm.interpolate import Float32Array, mix_columns
-from perslm.model import Candidates, Histories, States, as_matrix, last_ids
+from perslm.model import Candidates, Histories, States, as_matrix, last_ids, unmixed
 
 if TYPE_CHECKING:
     from perslm.client import Client
@@ -135,22 +135,25 @@ class RemoteModel:
         dense[:, answer.ids] = answer.logprobs
         return dense
 
-    def mix(self, states: States, global_logprobs: Float32Array) -> Float32Array:
+    def mix(
+        self, states: States, global_logprobs: Float32Array, out: Float32Array | None = None
+    ) -> Float32Array:
         """Return ln(λ·p_personal + (1−λ)·p_global), float32[n, width], natural log; one request.
 
-        As ``PersonalModel.mix``, with the same bits; the given array itself if every weight is 0.
+        As ``PersonalModel.mix``, with the same bits where both ends have the same
+        ``perslm.backend``. If every weight is 0: the given array, or ``out`` filled with it.
         """
         wanted = self._checked(states)
         answer = self._ask(wanted, {"dense": True, "compact": True})
         if not answer.weights.any():
-            return global_logprobs
+            return unmixed(global_logprobs, out)
         rows = np.asarray(global_logprobs, np.float32)
         if rows.ndim != 2 or len(rows) != len(wanted) or rows.shape[1] < self.vocabulary_size:
             raise ArgumentError(
                 f"global log-probabilities need the shape ({len(wanted)}, {self.vocabulary_size} "
                 f"or more), not {rows.shape}: is this the vocabulary the model was built with?"
             )
-        return mix_columns(rows, answer.weights, answer.ids, answer.logprobs)
+        return mix_columns(rows, answer.weights, answer.ids, answer.logprobs, out)
 
     def __repr__(self) -> str:
         return (

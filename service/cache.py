@@ -35,8 +35,6 @@ from service.settings import Settings
 
 _STRIPES: Final = 64
 _ENTRY_BYTES: Final = 2048
-_BYTES_BY_STATE: Final = 40  # seven arrays of the automaton
-_BYTES_BY_ARC: Final = 40  # three arrays, two derived ones, and the model's index of events
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +56,7 @@ class Entry:
     @property
     def bytes(self) -> int:
         """Return about how much memory the entry takes."""
-        if isinstance(self.model, NullModel):
-            return _ENTRY_BYTES
-        automaton = self.model.automaton
-        return _ENTRY_BYTES + _BYTES_BY_STATE * automaton.states + _BYTES_BY_ARC * automaton.arcs
+        return _ENTRY_BYTES + (0 if isinstance(self.model, NullModel) else self.model.nbytes)
 
 
 class ModelCache:

@@ -31,7 +31,6 @@ from typing import Final, Literal, TypeAlias
 
 import numpy as np
 
-from perslm.automaton import ROOT
 from perslm.counts import UInt32Array
 from perslm.errors import ArgumentError, BlobError, NoModelError, StoreUnavailableError
 from perslm.interpolate import Float32Array
@@ -308,11 +307,11 @@ def _nothing(reason: str, n: int, columns: int, request: ScoreRequest) -> ScoreA
 def _metadata(model: PersonalModel, info: UserInfo) -> UserModel:
     return UserModel(
         order=model.order,
-        ngrams=model.automaton.ngrams,
+        ngrams=model.ngrams,
         bytes=info.bytes,
         generation=info.generation,
         messages=model.metadata.messages,
-        tokens=int(model.automaton.total[ROOT]),
+        tokens=model.tokens,
         vocabulary=model.vocabulary_fingerprint,
         vocabulary_size=model.vocabulary_size,
         created=info.created,

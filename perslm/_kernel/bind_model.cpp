@@ -1,7 +1,189 @@
+// The model as a Python object. It takes arrays as they are, of exactly the right dtype and shape, and
+// fills those that it is given: perslm/model.py makes them.
+#include <nanobind/stl/unique_ptr.h>
+
 #include "bindings.hpp"
+#include "buffers.hpp"
+#include "mixture.hpp"
+#include "model.hpp"
+
+namespace nb = nanobind;
 
 namespace perslm {
+namespace {
 
-void bind_model(nanobind::module_&) {}
+using std::size_t;
+using std::uint32_t;
+using Ids = Array<const uint32_t>;
+using Floats = Array<const float>;
+
+void require(bool ok, const char* what) {
+  if (!ok) throw nb::type_error(what);
+}
+
+TokenIds token_ids(const Buffer& ids) {
+  if (ids.holds<std::int64_t>()) return {ids.data(), ids.size(), TokenIds::int64};
+  if (ids.holds<uint32_t>()) return {ids.data(), ids.size(), TokenIds::uint32};
+  if (ids.holds<std::int32_t>()) return {ids.data(), ids.size(), TokenIds::int32};
+  ids.refuse(" has another dtype");
+}
+
+nb::tuple by_order(const std::vector<std::uint64_t>& values) {
+  nb::list result;
+  for (const auto value : values) result.append(value);
+  return nb::tuple(result);
+}
+
+nb::tuple fell_back(const Model& model) {
+  return by_order({model.fell_back().begin(), model.fell_back().end()});
+}
+
+void events(const Model& model, nb::handle out) {
+  const Array<uint32_t> to(out, "out");
+  require(to.size() == model.events().size(), "out needs a place for each event");
+  std::copy(model.events().begin(), model.events().end(), to.data());
+}
+
+void check(const Model& model, nb::handle states) {
+  const Ids given(states, "states");
+  const nb::gil_scoped_release released;
+  model.check(given.data(), given.size());
+}
+
+void states(const Model& model, nb::handle ids, nb::handle begins, nb::handle out) {
+  const Buffer flat(ids, "ids", 1, false);
+  const Array<const std::int64_t> begin(begins, "begins");
+  const Array<uint32_t> to(out, "out");
+  require(begin.size() == to.size() + 1, "begins needs one more than there are histories");
+  const TokenIds tokens = token_ids(flat);
+  const nb::gil_scoped_release released;
+  model.states(tokens, begin.data(), to.size(), to.data());
+}
+
+nb::tuple step(const Model& model, uint32_t state, std::int64_t id) {
+  if (id < 0) throw ArgumentError("a token id is negative");
+  const auto known = static_cast<uint32_t>(id > UINT32_MAX ? UINT32_MAX : id);
+  const Step result = model.step(state, known);
+  return nb::make_tuple(result.logprob, result.next);
+}
+
+void score(const Model& model, nb::handle states, nb::handle candidates, nb::handle logprobs,
+           nb::handle next) {
+  const Ids from(states, "states");
+  const Buffer ids(candidates, "candidates", 2, false);
+  const Array<float> to(logprobs, "logprobs", 2);
+  const Array<uint32_t> behind(next, "next", 2);
+  require(ids.shape(0) == from.size(), "candidates needs a row for each state");
+  require(to.shape(0) == ids.shape(0) && to.shape(1) == ids.shape(1) &&
+              behind.shape(0) == ids.shape(0) && behind.shape(1) == ids.shape(1),
+          "logprobs and next need the shape of candidates");
+  const TokenIds tokens = token_ids(ids);
+  const nb::gil_scoped_release released;
+  model.score(from.data(), from.size(), tokens, to.data(), behind.data());
+}
+
+void event_logprobs(const Model& model, nb::handle states, nb::handle out) {
+  const Ids from(states, "states");
+  const Array<float> to(out, "out", 2);
+  require(to.shape(0) == from.size() && to.shape(1) == model.events().size(),
+          "out needs a row for each state and a column for each event");
+  const nb::gil_scoped_release released;
+  model.event_logprobs(from.data(), from.size(), to.data());
+}
+
+void distribution(const Model& model, nb::handle states, nb::handle out) {
+  const Ids from(states, "states");
+  const Array<float> to(out, "out", 2);
+  require(to.shape(0) == from.size() && to.shape(1) == model.vocabulary_size(),
+          "out needs a row for each state and a column for each id");
+  const nb::gil_scoped_release released;
+  model.distribution(from.data(), from.size(), to.data());
+}
+
+void continuations(const Model& model, nb::handle states, nb::handle ids, nb::handle logprobs) {
+  const Ids from(states, "states");
+  const Array<uint32_t> words(ids, "ids", 2);
+  const Array<float> to(logprobs, "logprobs", 2);
+  require(words.shape(0) == from.size() && to.shape(0) == from.size() &&
+              to.shape(1) == words.shape(1) && words.shape(1) <= model.events().size(),
+          "ids and logprobs need a row for each state and at most a column for each event");
+  const nb::gil_scoped_release released;
+  model.continuations(from.data(), from.size(), words.shape(1), words.data(), to.data());
+}
+
+void mix(const Model& model, nb::handle states, nb::handle weights, nb::handle global,
+         nb::handle out) {
+  const Ids from(states, "states");
+  const Floats weight(weights, "weights"), rows(global, "global_logprobs", 2);
+  const Array<float> to(out, "out", 2);
+  require(weight.size() == from.size() && rows.shape(0) == from.size() &&
+              rows.shape(1) >= model.vocabulary_size(),
+          "global_logprobs needs a row for each state and a column for each id");
+  require(to.shape(0) == rows.shape(0) && to.shape(1) == rows.shape(1),
+          "out needs the shape of global_logprobs");
+  const nb::gil_scoped_release released;
+  model.mix(from.data(), from.size(), weight.data(), rows.data(), rows.shape(1), to.data());
+}
+
+void mix_columns(nb::handle global, nb::handle weights, nb::handle columns, nb::handle personal,
+                 nb::handle out) {
+  const Floats rows(global, "global_logprobs", 2), weight(weights, "weights");
+  const Floats known(personal, "personal_logprobs", 2);
+  const Ids ids(columns, "columns");
+  const Array<float> to(out, "out", 2);
+  const size_t n = weight.size(), width = rows.shape(1);
+  require(rows.shape(0) == n && known.shape(0) == n && known.shape(1) == ids.size(),
+          "there must be a row for each weight, and a personal log-probability for each column");
+  require(to.shape(0) == n && to.shape(1) == width, "out needs the shape of global_logprobs");
+  const nb::gil_scoped_release released;
+  const Columns where{ids.data(), ids.size(), ascends(ids.data(), ids.size())};
+  for (size_t i = 0; i < where.size; ++i) {
+    if (where.ids[i] >= width) throw ArgumentError("a column is not in the rows");
+  }
+  for (size_t i = 0; i < n; ++i) {
+    mix_row(rows.data() + i * width, width, weight.data()[i], where,
+            known.data() + i * where.size, to.data() + i * width);
+  }
+}
+
+}  // namespace
+
+void bind_model(nb::module_& module) {
+  // what a model cannot take is an error of perslm's, not of the interpreter's
+  static PyObject* const argument_error =
+      nb::object(nb::module_::import_("perslm.errors").attr("ArgumentError")).release().ptr();
+  nb::register_exception_translator([](const std::exception_ptr& thrown, void*) {
+    try {
+      std::rethrow_exception(thrown);
+    } catch (const ArgumentError& error) {
+      PyErr_SetString(argument_error, error.what());
+    }
+  });
+  nb::class_<Model>(module, "Model")
+      .def(nb::new_([](const Counts& counts) {
+             const nb::gil_scoped_release released;
+             return Model::compile(counts);
+           }),
+           nb::arg("counts"))
+      .def_prop_ro("order", &Model::order)
+      .def_prop_ro("start", &Model::start)
+      .def_prop_ro("tokens", &Model::tokens)
+      .def_prop_ro("vocabulary_size", &Model::vocabulary_size)
+      .def_prop_ro("ngrams", [](const Model& model) { return by_order(model.ngrams()); })
+      .def_prop_ro("fell_back", &fell_back)
+      .def_prop_ro("nbytes", &Model::bytes)
+      .def_prop_ro("event_count", [](const Model& model) { return model.events().size(); })
+      .def("events", &events)
+      .def("check", &check)
+      .def("context_length", &Model::context_length)
+      .def("states", &states)
+      .def("step", &step)
+      .def("score", &score)
+      .def("event_logprobs", &event_logprobs)
+      .def("distribution", &distribution)
+      .def("continuations", &continuations)
+      .def("mix", &mix);
+  module.def("mix_columns", &mix_columns);
+}
 
 }  // namespace perslm

@@ -143,9 +143,11 @@ class _Timed(Scorer):
     def score(self, states: States, candidates: Candidates) -> tuple[Float32Array, UInt32Array]:
         return self._scorer.score(states, candidates)
 
-    def mix(self, states: States, global_logprobs: Float32Array) -> Float32Array:
+    def mix(
+        self, states: States, global_logprobs: Float32Array, out: Float32Array | None = None
+    ) -> Float32Array:
         began = time.perf_counter()
-        mixed = self._scorer.mix(states, global_logprobs)
+        mixed = self._scorer.mix(states, global_logprobs, out)
         self.seconds.append(time.perf_counter() - began)
         return mixed
 

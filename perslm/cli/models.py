@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
-from perslm.automaton import ROOT
 from perslm.beam import PersonalOnly, search
 from perslm.cli.common import (
     JsonOption,
@@ -119,7 +118,7 @@ def score(
         for i, logp, weight, state in zip(
             ids, logprobs[:, 0].tolist(), model.weights(states).tolist(), states, strict=True
         ):
-            context = int(model.automaton.state_order[state])
+            context = model.context_length(int(state))
             tokens.append(
                 {
                     "token": vocabulary.token(i),
@@ -180,12 +179,12 @@ def inspect(
     facts = {
         "user": user,
         "order": model.order,
-        "ngrams": list(model.automaton.ngrams),
+        "ngrams": list(model.ngrams),
         "bytes": info.bytes,
         "generation": model.generation,
         "created": datetime.fromtimestamp(info.created, UTC).isoformat(timespec="seconds"),
         "messages": model.metadata.messages,
-        "tokens": int(model.automaton.total[ROOT]),
+        "tokens": model.tokens,
         "vocabulary": model.vocabulary_fingerprint,
         "source_digest": model.metadata.source_digest,
         "states": model.automaton.states,

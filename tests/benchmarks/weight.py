@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 
 from builders.build import specials
-from perslm import automaton, katz
 from perslm.beam import PooledModel
 from perslm.blob import Metadata
 from perslm.counts import count, merge
@@ -88,7 +87,7 @@ def main() -> None:
     for path in [p for p in files if len(mail[p]) > FEWEST_MESSAGES][:PEOPLE]:
         cut = len(mail[path]) * 4 // 5
         past = count(encode(mail[path][:cut], vocabulary), ORDER, ids)
-        personal = PersonalModel(automaton.build(past, katz.estimate(past)), Metadata("0" * 32))
+        personal = PersonalModel.from_counts(past, Metadata("0" * 32))
         pooled = PooledModel(merge([c for other, c in counts.items() if other != path]))
         test = encode(mail[path][cut:], vocabulary)[:SENTENCES]
         own, others = likelihoods(test, personal, pooled, vocabulary)

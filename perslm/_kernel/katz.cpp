@@ -1,0 +1,212 @@
+#include "katz.hpp"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+namespace perslm {
+namespace {
+
+using std::size_t;
+using std::uint32_t;
+using std::uint64_t;
+
+constexpr double trusted = 0.999;
+constexpr double left_over_floor = 1e-9;
+constexpr float log_zero = -99.0F;
+constexpr uint32_t none = UINT32_MAX;
+
+using Bins = std::array<double, bins + 1>;
+using CountOfCounts = std::array<double, bins + 1>;
+
+double log_left(double kept) { return std::log(std::max(1 - kept, left_over_floor)); }
+
+// The distinct probabilities of a model, with the logarithms that are needed of each.
+class Values {
+ public:
+  uint32_t add(double p) {
+    p_.push_back(p);
+    log_left_.push_back(log_left(p));
+    logprob_.push_back(static_cast<float>(std::log(p)));
+    return static_cast<uint32_t>(p_.size() - 1);
+  }
+  double p(uint32_t value) const { return p_[value]; }
+  double log_left_by(uint32_t value) const { return log_left_[value]; }
+  std::vector<float> take_logprobs() { return std::move(logprob_); }
+
+ private:
+  std::vector<double> p_, log_left_;
+  std::vector<float> logprob_;
+};
+
+// Finds the value of an n-gram of one order by its count and its context's total. Small totals share
+// their values between contexts; above, only the n-grams of one context do.
+class Discounted {
+ public:
+  Discounted(Values& values, const Bins& discount)
+      : values_(values), discount_(discount), small_(small_totals * (small_totals + 1) / 2, none) {}
+
+  void enter(uint64_t total) {
+    total_ = static_cast<double>(std::max<uint64_t>(total, 1));
+    if (total < small_totals) {
+      row_ = small_.data() + total * (total + 1) / 2;
+      known_ = static_cast<uint32_t>(total) + 1;
+    } else {
+      frequent_.fill(none);
+      row_ = frequent_.data();
+      known_ = static_cast<uint32_t>(frequent_.size());
+    }
+  }
+
+  uint32_t value(uint32_t count) {
+    if (count >= known_) return values_.add(probability(count));
+    uint32_t& cell = row_[count];
+    if (cell == none) cell = values_.add(probability(count));
+    return cell;
+  }
+
+ private:
+  static constexpr uint64_t small_totals = 64;
+
+  double probability(uint32_t count) const {
+    const uint32_t bin = std::clamp<uint32_t>(count, 1, bins + 1) - 1;
+    return discount_[bin] * count / total_;
+  }
+
+  Values& values_;
+  Bins discount_;
+  std::vector<uint32_t> small_;  // a triangle: the row of each total has a cell for each count
+  std::array<uint32_t, 64> frequent_{};
+  uint32_t* row_ = nullptr;
+  uint32_t known_ = 0;
+  double total_ = 1;
+};
+
+// Good-Turing with Katz's correction; sets fell_back where a count that occurs has no usable one.
+Bins discounts(const CountOfCounts& n, bool& fell_back) {
+  Bins result;
+  result.fill(trusted);
+  const auto first = std::find_if(n.begin(), n.end(), [](double x) { return x > 0; });
+  if (first == n.end()) return result;
+  const double r0 = static_cast<double>(first - n.begin()) + 1;
+  const double correction = (bins + 1) * n[bins] / (r0 * *first);
+  for (size_t r = 1; r <= bins; ++r) {
+    double x = static_cast<double>(r + 1);
+    if (n[r] > 0) x *= n[r];
+    if (n[r - 1] > 0) x /= n[r - 1];
+    double d = x / static_cast<double>(r) - correction;
+    if (correction < 1) d /= 1 - correction;
+    if (0 < d && d < 1) {
+      result[r - 1] = d;
+    } else if (n[r - 1] > 0) {
+      fell_back = true;
+    }
+  }
+  return result;
+}
+
+CountOfCounts count_of_counts(const Counts& counts, size_t k) {
+  CountOfCounts n{};
+  if (counts.pruned) {
+    std::copy(counts.whole[k].begin(), counts.whole[k].end(), n.begin());
+    return n;
+  }
+  std::array<uint64_t, bins + 3> table{};
+  for (const uint32_t count : counts.levels[k].count) ++table[std::min<uint32_t>(count, bins + 2)];
+  for (size_t r = 0; r < n.size(); ++r) n[r] = static_cast<double>(table[r + 1]);
+  return n;
+}
+
+class Estimator {
+ public:
+  explicit Estimator(const Counts& counts) : counts_(counts) {
+    const std::vector<uint32_t>& words = counts.words;
+    const Specials& specials = counts.specials;
+    events_ = words.size() - std::binary_search(words.begin(), words.end(), specials.bos);
+    const auto eos = std::lower_bound(words.begin(), words.end(), specials.eos);
+    if (eos != words.end() && *eos == specials.eos) {
+      eos_ = static_cast<uint32_t>(eos - words.begin());
+    }
+  }
+
+  Katz run() {
+    for (size_t k = 0; k < counts_.levels.size(); ++k) {
+      Bins discount;
+      discount.fill(1.0);  // unigrams are relative frequencies
+      if (k > 0) {
+        bool fell_back = false;
+        discount = discounts(count_of_counts(counts_, k), fell_back);
+        if (fell_back) result_.fell_back.push_back(static_cast<int>(k) + 1);
+      }
+      estimate_level(k, discount);
+    }
+    result_.logprob = values_.take_logprobs();
+    return std::move(result_);
+  }
+
+ private:
+  void estimate_level(size_t k, const Bins& discount) {
+    const Level& level = counts_.levels[k];
+    result_.value.emplace_back(level.size());
+    if (k > 0) result_.log_backoff.emplace_back(level.begin.size() - 1);
+    uint32_t* value = result_.value.back().data();
+    const uint32_t* count = level.count.data();
+    Discounted discounted(values_, discount);
+    for (size_t i = 0; i + 1 < level.begin.size(); ++i) {
+      const uint32_t begin = level.begin[i], end = level.begin[i + 1];
+      uint64_t total = counts_.pruned ? counts_.cut[k][i] : 0;
+      for (uint32_t e = begin; e < end; ++e) total += count[e];
+      discounted.enter(total);
+      for (uint32_t e = begin; e < end; ++e) value[e] = discounted.value(count[e]);
+      if (k > 0) result_.log_backoff[k - 1][i] = log_backoff(k, begin, end);
+    }
+  }
+
+  // ln alpha of the context of level k whose successors are the entries begin .. end.
+  float log_backoff(size_t k, uint32_t begin, uint32_t end) {
+    if (end - begin == events_) {
+      give_freed_mass(k, begin, end);
+      return log_zero;
+    }
+    const uint32_t* value = result_.value[k].data();
+    const uint32_t* lower = result_.value[k - 1].data();
+    const uint32_t* suffix = counts_.levels[k].suffix.data();
+    if (end - begin == 1) {  // as most are: then both logarithms are known
+      return static_cast<float>(values_.log_left_by(value[begin]) -
+                                values_.log_left_by(lower[suffix[begin]]));
+    }
+    double kept = 0, below = 0;
+    for (uint32_t e = begin; e < end; ++e) {
+      kept += values_.p(value[e]);
+      below += values_.p(lower[suffix[e]]);
+    }
+    const double left = std::max(1 - kept, left_over_floor);
+    return static_cast<float>(std::log(left / std::max(1 - below, left_over_floor)));
+  }
+
+  // Let a context that has seen every event sum to 1 by itself.
+  void give_freed_mass(size_t k, uint32_t begin, uint32_t end) {
+    std::vector<uint32_t>& value = result_.value[k];
+    double kept = 0;
+    for (uint32_t e = begin; e < end; ++e) kept += values_.p(value[e]);
+    for (uint32_t e = begin; e < end; ++e) {
+      if (eos_ == none) {
+        value[e] = values_.add(values_.p(value[e]) / kept);
+      } else if (counts_.levels[k].label[e] == eos_) {
+        value[e] = values_.add(values_.p(value[e]) + (1 - kept));
+      }
+    }
+  }
+
+  const Counts& counts_;
+  size_t events_ = 0;
+  uint32_t eos_ = none;  // </s> as entry of level 1
+  Values values_;
+  Katz result_;
+};
+
+}  // namespace
+
+Katz estimate(const Counts& counts) { return Estimator(counts).run(); }
+
+}  // namespace perslm

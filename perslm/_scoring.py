@@ -1,0 +1,277 @@
+"""Engines: what answers the calls of ``perslm.model`` underneath, native or in numpy.
+
+An :class:`Engine` is a user's counts compiled for scoring. It knows no weight λ of its own and
+makes no array: it takes numpy arrays of exactly the dtypes that it names, C-contiguous, and fills
+those that it is given. :func:`compile_counts` makes one. Native engines are ``_native.Model`` of
+``perslm._kernel``; here is their contract, and the twin that keeps it with nothing but numpy, on
+the readable ``perslm.katz`` and ``perslm.automaton``.
+
+States are numbers that mean something to the engine which gave them, and to no other: the two
+implementations number them differently.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from perslm import _backend, automaton, katz
+from perslm.automaton import ROOT, Automaton
+from perslm.counts import Counts, Int64Array, UInt32Array
+from perslm.errors import ArgumentError
+from perslm.interpolate import Float32Array, mix_with_numpy
+
+TokenIds: TypeAlias = npt.NDArray[np.integer[Any]]
+"""Token ids in one of :data:`TOKEN_DTYPES`; those beyond 32 bits count as unknown."""
+
+TOKEN_DTYPES: Final = tuple(map(np.dtype, (np.int64, np.int32, np.uint32)))
+
+OUTSIDE: Final = (1 << 32) - 1
+"""Stands for every id that no model knows."""
+
+
+class Engine(Protocol):
+    """A compiled model. Stateless: any number of threads may ask at once.
+
+    ``states`` are uint32[n] of this engine's own; all calls raise ArgumentError for others, and for
+    negative token ids. Log-probabilities are natural. That of ``<s>`` and of an id the user never
+    wrote is −inf; ``<s>`` and ``</s>`` lead to ``start``, unknown ids to the root, state 0.
+    """
+
+    @property
+    def order(self) -> int:
+        """Return the order N: contexts have at most N−1 words."""
+
+    @property
+    def start(self) -> int:
+        """Return the state of a history ``<s>``."""
+
+    @property
+    def tokens(self) -> int:
+        """Return the number of events counted, ``</s>`` included."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Return how many ids the vocabulary has."""
+
+    @property
+    def ngrams(self) -> tuple[int, ...]:
+        """Return the number of n-grams of each order."""
+
+    @property
+    def fell_back(self) -> tuple[int, ...]:
+        """Return the orders whose Good-Turing discounts were unusable (``perslm.katz``)."""
+
+    @property
+    def nbytes(self) -> int:
+        """Return the memory that the engine takes, in bytes."""
+
+    @property
+    def event_count(self) -> int:
+        """Return how many different ids the user ever wrote, ``</s>`` included."""
+
+    def events(self, out: UInt32Array) -> None:
+        """Fill uint32[event_count] with those ids, ascending."""
+
+    def check(self, states: UInt32Array) -> None:
+        """Raise ArgumentError if one of the states is not of this engine."""
+
+    def context_length(self, state: int) -> int:
+        """Return how many words of history the state stands for."""
+
+    def states(self, ids: TokenIds, begins: Int64Array, out: UInt32Array) -> None:
+        """Fill uint32[n] with the states after the histories ``ids[begins[i] : begins[i + 1]]``."""
+
+    def step(self, state: int, token: int) -> tuple[float, int]:
+        """Return ln p(token | state) and the state behind it."""
+
+    def score(
+        self, states: UInt32Array, candidates: TokenIds, logprobs: Float32Array, next: UInt32Array
+    ) -> None:
+        """Fill float32[n, k] with ln p(candidate | state), uint32[n, k] with the states behind.
+
+        ``candidates`` are token ids [n, k], k for each state.
+        """
+
+    def event_logprobs(self, states: UInt32Array, out: Float32Array) -> None:
+        """Fill float32[n, event_count] with ln p of each event."""
+
+    def distribution(self, states: UInt32Array, out: Float32Array) -> None:
+        """Fill float32[n, vocabulary_size] with ln p of each id."""
+
+    def continuations(self, states: UInt32Array, ids: UInt32Array, logprobs: Float32Array) -> None:
+        """Fill uint32[n, k] and float32[n, k], k ≤ event_count, with the likeliest ids, best first.
+
+        Equal log-probabilities are ordered by id.
+        """
+
+    def mix(
+        self,
+        states: UInt32Array,
+        weights: Float32Array,
+        global_logprobs: Float32Array,
+        out: Float32Array,
+    ) -> None:
+        """Fill float32[n, width] with ln(λ·p_personal + (1−λ)·p_global), λ given by state.
+
+        ``out`` is ``global_logprobs`` itself or does not overlap it. The result is to the bit what
+        ``perslm.interpolate.mix_columns`` makes of :meth:`event_logprobs`.
+        """
+
+
+def compile_counts(counts: Counts) -> Engine:
+    """Return an engine for ``counts``. Raises ArgumentError if they break a rule of counts."""
+    if _backend.native is None:
+        return NumpyEngine(counts)
+    engine: Engine = _backend.native.Model(counts.to_native())
+    return engine
+
+
+class NumpyEngine:
+    """The twin of the native engine: the automaton, walked by numpy."""
+
+    def __init__(self, counts: Counts) -> None:
+        estimated = katz.estimate(counts)
+        self._model = automaton.build(counts, estimated)
+        self._events, self._event_of_arc, self._eos_event = _events(self._model)
+        self.order = counts.order
+        self.start = self._model.start
+        self.tokens = int(self._model.total[ROOT])
+        self.vocabulary_size = counts.specials.size
+        self.ngrams = counts.ngrams
+        self.fell_back = estimated.fell_back
+        self.event_count = len(self._events)
+
+    @property
+    def nbytes(self) -> int:
+        """As :class:`Engine`; what lookups cache in the automaton is counted from the start."""
+        model = self._model
+        arrays = [v for v in vars(model).values() if isinstance(v, np.ndarray)]
+        cached = model.arcs * (4 + 8) if "_keys" not in vars(model) else 0
+        return cached + sum(a.nbytes for a in [*arrays, self._events, self._event_of_arc])
+
+    def events(self, out: UInt32Array) -> None:
+        """As :class:`Engine`."""
+        out[:] = self._events
+
+    def check(self, states: UInt32Array) -> None:
+        """As :class:`Engine`."""
+        if len(states) and states.max() >= self._model.states:
+            raise ArgumentError("a state is not one of this model: states do not carry over")
+
+    def context_length(self, state: int) -> int:
+        """As :class:`Engine`."""
+        self.check(np.array([state], np.uint32))
+        return int(self._model.state_order[state])
+
+    def states(self, ids: TokenIds, begins: Int64Array, out: UInt32Array) -> None:
+        """As :class:`Engine`."""
+        depth = self.order - 1
+        state = np.full(len(out), ROOT, np.int64)
+        padded = np.full((len(out), depth), -1, np.int64)
+        for i, row in enumerate(np.split(ids, begins[1:-1]) if len(out) else []):
+            recent = row[max(0, len(row) - depth) :]
+            padded[i, depth - len(recent) :] = _known(recent)
+        for column in padded.T:
+            live = column >= 0
+            arcs = self._model.walk(state[live], column[live]).arc
+            state[live] = self._behind(arcs, column[live])
+        out[:] = state
+
+    def step(self, state: int, token: int) -> tuple[float, int]:
+        """As :class:`Engine`."""
+        logprob, behind = np.empty((1, 1), np.float32), np.empty((1, 1), np.uint32)
+        try:
+            given = np.array([state], np.uint32)
+        except OverflowError as error:
+            raise TypeError("a state is an integer of 32 bits") from error
+        self.score(given, np.array([[token]], np.int64), logprob, behind)
+        return float(logprob[0, 0]), int(behind[0, 0])
+
+    def score(
+        self, states: UInt32Array, candidates: TokenIds, logprobs: Float32Array, next: UInt32Array
+    ) -> None:
+        """As :class:`Engine`."""
+        self.check(states)
+        flat_states = np.repeat(states, candidates.shape[1])
+        flat = _known(candidates.ravel())
+        path = self._model.walk(flat_states, flat)
+        logp = -path.weight
+        closes = flat == self._model.specials.eos
+        if closes.any():
+            logp[closes] = -self._model.closing(flat_states[closes])
+        logprobs[:] = logp.reshape(candidates.shape)
+        next[:] = self._behind(path.arc, flat).reshape(candidates.shape)
+
+    def event_logprobs(self, states: UInt32Array, out: Float32Array) -> None:
+        """As :class:`Engine`."""
+        self.check(states)
+        model = self._model
+        row = np.empty(self.event_count)
+        for i, state in enumerate(states.tolist()):
+            chain = [state]
+            while chain[-1] != ROOT:
+                chain.append(int(model.backoff_state[chain[-1]]))
+            row[:] = -np.inf
+            for s in reversed(chain):
+                if s != ROOT:
+                    row -= model.backoff_weight[s]
+                arcs = slice(model.arc_begin[s], model.arc_begin[s + 1])
+                row[self._event_of_arc[arcs]] = -model.weight[arcs]
+                if np.isfinite(model.final_weight[s]):
+                    row[self._eos_event] = -model.final_weight[s]
+            out[i] = row
+
+    def distribution(self, states: UInt32Array, out: Float32Array) -> None:
+        """As :class:`Engine`."""
+        known = np.empty((len(states), self.event_count), np.float32)
+        self.event_logprobs(states, known)
+        out[:] = -np.inf
+        out[:, self._events] = known
+
+    def continuations(self, states: UInt32Array, ids: UInt32Array, logprobs: Float32Array) -> None:
+        """As :class:`Engine`."""
+        known = np.empty((len(states), self.event_count), np.float32)
+        self.event_logprobs(states, known)
+        best = np.argsort(-known, axis=1, kind="stable")[:, : ids.shape[1]]
+        ids[:] = self._events[best]
+        logprobs[:] = np.take_along_axis(known, best, axis=1)
+
+    def mix(
+        self,
+        states: UInt32Array,
+        weights: Float32Array,
+        global_logprobs: Float32Array,
+        out: Float32Array,
+    ) -> None:
+        """As :class:`Engine`."""
+        known = np.empty((len(states), self.event_count), np.float32)
+        self.event_logprobs(states, known)
+        mix_with_numpy(global_logprobs, weights, self._events, known, out)
+
+    def _behind(self, arc: Int64Array, label: Int64Array) -> Int64Array:
+        """Return the state behind each arc; −1 stands for a word without one."""
+        model = self._model
+        target = np.full(len(arc), ROOT, np.int64)
+        target[arc >= 0] = model.next_state[arc[arc >= 0]]
+        restart = (label == model.specials.bos) | (label == model.specials.eos)
+        target[restart] = model.start
+        return target
+
+
+def _known(ids: TokenIds) -> Int64Array:
+    wide = ids.astype(np.int64)
+    if wide.size and wide.min() < 0:
+        raise ArgumentError("a token id is negative")
+    return np.minimum(wide, OUTSIDE)
+
+
+def _events(model: Automaton) -> tuple[Int64Array, Int64Array, int]:
+    """Return the ids of all events, ascending; for each arc, and for ``</s>``, which one it is."""
+    words = model.label[model.arc_begin[ROOT] : model.arc_begin[ROOT + 1]].astype(np.int64)
+    if np.isfinite(model.final_weight[ROOT]):
+        words = np.sort(np.append(words, model.specials.eos))
+    eos_event = int(np.searchsorted(words, model.specials.eos))
+    return words, np.searchsorted(words, model.label), eos_event
