@@ -71,7 +71,9 @@ def build_user(
         (s for message in kept for s in message.sequences), settings.order, specials(vocabulary)
     )
     digest = source_digest(kept, vocabulary, settings)
-    metadata = blob.Metadata(vocabulary.fingerprint, len(kept), digest)
+    newest = max((message.when for message in kept), default=0.0)
+    created = max(int(newest), 0)  # not now: the same mail gives the same bytes
+    metadata = blob.Metadata(vocabulary.fingerprint, len(kept), digest, created)
     return Built(
         user=user,
         blob=blob.encode(counts, metadata),
