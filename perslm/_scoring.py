@@ -12,7 +12,8 @@ implementations number them differently.
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol, TypeAlias
+from operator import index
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,9 @@ from perslm.automaton import ROOT, Automaton
 from perslm.counts import Counts, Int64Array, UInt32Array
 from perslm.errors import ArgumentError
 from perslm.interpolate import Float32Array, mix_with_numpy
+
+if TYPE_CHECKING:
+    from perslm._kernel import _native
 
 TokenIds: TypeAlias = npt.NDArray[np.integer[Any]]
 """Token ids in one of :data:`TOKEN_DTYPES`; those beyond 32 bits count as unknown."""
@@ -85,7 +89,7 @@ class Engine(Protocol):
         """Fill uint32[n] with the states after the histories ``ids[begins[i] : begins[i + 1]]``."""
 
     def step(self, state: int, token: int) -> tuple[float, int]:
-        """Return ln p(token | state) and the state behind it."""
+        """Return ln p(token | state) and the state behind it; TypeError if one is no integer."""
 
     def score(
         self, states: UInt32Array, candidates: TokenIds, logprobs: Float32Array, next: UInt32Array
@@ -121,11 +125,14 @@ class Engine(Protocol):
         """
 
 
-def compile_counts(counts: Counts) -> Engine:
+def compile_counts(counts: Counts | _native.Counts) -> Engine:
     """Return an engine for ``counts``. Raises ArgumentError if they break a rule of counts."""
     if _backend.native is None:
+        assert isinstance(counts, Counts)
         return NumpyEngine(counts)
-    engine: Engine = _backend.native.Model(counts.to_native())
+    engine: Engine = _backend.native.Model(
+        counts.to_native() if isinstance(counts, Counts) else counts
+    )
     return engine
 
 
@@ -184,10 +191,10 @@ class NumpyEngine:
         """As :class:`Engine`."""
         logprob, behind = np.empty((1, 1), np.float32), np.empty((1, 1), np.uint32)
         try:
-            given = np.array([state], np.uint32)
+            states, ids = np.array([index(state)], np.uint32), np.array([[index(token)]], np.int64)
         except OverflowError as error:
-            raise TypeError("a state is an integer of 32 bits") from error
-        self.score(given, np.array([[token]], np.int64), logprob, behind)
+            raise TypeError("a state has 32 bits, a token id 64") from error
+        self.score(states, ids, logprob, behind)
         return float(logprob[0, 0]), int(behind[0, 0])
 
     def score(

@@ -95,8 +95,9 @@ class PersonalModel:
         cls, data: bytes, *, generation: int = 0, weight: float = DEFAULT_WEIGHT
     ) -> PersonalModel:
         """Decode and compile a blob. Raises BlobError, or ArgumentError for a bad ``weight``."""
-        engine, metadata = _load(data)
-        return cls(engine, metadata, data, generation=generation, weight=weight)
+        loaded = blob.load(data)
+        engine = compile_counts(loaded.counts)
+        return cls(engine, loaded.metadata, data, generation=generation, weight=weight)
 
     @classmethod
     def from_counts(
@@ -393,8 +394,3 @@ def _as_candidates(candidates: Candidates, n: int) -> npt.NDArray[np.integer[Any
     ):
         return np.ascontiguousarray(candidates)
     return np.ascontiguousarray(as_matrix(candidates, n))
-
-
-def _load(data: bytes) -> tuple[Engine, blob.Metadata]:
-    decoded = blob.decode(data)
-    return compile_counts(decoded.counts), decoded.metadata

@@ -207,7 +207,7 @@ class Labels<Label>::Finder {
   PERSLM_INLINE Place operator()(Label label) const {
     const std::uint32_t begin = row_.end - row_.begin <= width ? row_.begin : narrow(label);
     const std::uint32_t place = find(labels_ + begin, label);
-    return {begin + place, place < row_.end - begin};
+    return {begin + place, place < std::min(width, row_.end - begin)};
   }
 
  private:

@@ -16,6 +16,8 @@ from perslm.errors import ArgumentError
 from perslm.model import NullModel, PersonalModel
 from tests.support import Seq
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 SPECIALS = Specials(6, 0, 1)
 OFFICE = [Seq([2, 3, 4], True, True), Seq([2, 3, 5], True, True), Seq([3, 4], True, True)]
 

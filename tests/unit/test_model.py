@@ -1,4 +1,4 @@
-"""The model that a beam search holds, against the oracle; and that it never harms."""
+"""The model that a beam search holds, against the oracle, on both backends; that it never harms."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from perslm.errors import ArgumentError, BlobError
 from perslm.model import NullModel, PersonalModel
 from tests.oracle import OracleKatz, ngram_counts
 from tests.support import Seq, sequence_lists
+
+pytestmark = pytest.mark.usefixtures("backend")
 
 SIZE = 8
 BOS, EOS = 0, 1
@@ -64,6 +66,9 @@ def test_scores_equal_the_oracle(
             assert logp[i, w] == pytest.approx(oracle.p(spelled(history), word), abs=1e-5)
         longer = model.states([[*history, w] for w in range(SIZE + 2)])
         assert np.array_equal(nxt[i], longer)
+        steps = [model.step(int(states[i]), w) for w in range(SIZE + 2)]
+        assert np.array_equal([p for p, _ in steps], logp[i])
+        assert [state for _, state in steps] == nxt[i].tolist()
     dense = model.distribution(states)
     assert np.array_equal(dense, logp[:, :SIZE])
     if sequences and model.tokens:
@@ -104,6 +109,34 @@ def test_mix_leaves_the_given_array_alone() -> None:
     before = rows.copy()
     model.mix(model.states([[2], [3]]), rows)
     assert np.array_equal(rows, before)
+
+
+def test_mix_into_a_given_array_and_in_place() -> None:
+    model = make(MAIL, 3)
+    states = model.states([[2], [3]])
+    rows = global_rows(2, SIZE + 3)
+    expected = model.mix(states, rows)
+    out = np.zeros_like(rows)
+    assert model.mix(states, rows, out) is out
+    assert out.tobytes() == expected.tobytes()
+    assert model.mix(states, rows, out=rows) is rows
+    assert rows.tobytes() == expected.tobytes()
+    for silent in (make(MAIL, 3, weight=0.0), NullModel("degraded")):
+        assert silent.mix(states, rows, rows) is rows
+        assert silent.mix(states, rows, np.empty_like(rows)).tobytes() == expected.tobytes()
+
+
+def test_arrays_that_a_mixture_cannot_be_written_to() -> None:
+    model = make(MAIL, 3)
+    states, rows = model.states([[2], [3]]), global_rows(2)
+    frozen, both = rows.copy(), np.zeros((3, SIZE), np.float32)
+    frozen.flags.writeable = False
+    for out in (rows[:1], rows.astype(float), np.asfortranarray(rows), frozen, rows.tolist()):
+        for mixer in (model, make(MAIL, 3, weight=0.0)):
+            with pytest.raises(ArgumentError, match="out must be"):
+                mixer.mix(states, rows, out)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="overlaps"):
+        model.mix(states, both[:2], both[1:])
 
 
 def test_padding_columns_keep_their_share() -> None:
@@ -169,6 +202,31 @@ def test_histories_that_are_no_ids_are_not_repeated(histories: object) -> None:
     assert caught.value.__suppress_context__  # what numpy or Python said of it is not shown
 
 
+@pytest.mark.parametrize(("state", "word"), [(0, -1), (-1, 2), (10**6, 2), (0, 2.0), ("0", 2)])
+def test_single_words_that_are_none(state: int, word: int) -> None:
+    with pytest.raises(ArgumentError):
+        make(MAIL, 3).step(state, word)
+
+
+def test_arrays_of_other_types_and_strides() -> None:
+    model = make(MAIL, 3)
+    histories = np.array([[2, 3], [BOS, 2], [6, 3]])
+    states = model.states(histories.tolist())
+    assert np.array_equal(model.states(histories), states)
+    assert np.array_equal(model.states(np.repeat(histories, 2, axis=1)[:, ::2]), states)
+    candidates = np.array([[2, 4, 7], [3, EOS, 5], [1 << 32, (1 << 32) + 2, 1 << 40]])
+    logp, nxt = model.score(states, candidates)
+    small = np.minimum(candidates, SIZE + 1)  # as unknown
+    for same in (small.astype(np.int32), small.astype(np.uint32), small.astype(np.uint16), small):
+        for order in "CF":
+            again = model.score(states.astype(np.int16), np.asarray(same, order=order))
+            assert np.array_equal(again[0], logp)
+            assert np.array_equal(again[1], nxt)
+    strided = np.repeat(states, 2)[::2]
+    assert np.array_equal(model.distribution(strided), model.distribution(states))
+    assert model.step(states[0], candidates[0, 0]) == (logp[0, 0], nxt[0, 0])
+
+
 def test_empty_batches() -> None:
     model = make(MAIL, 3)
     states = model.states([])
@@ -222,6 +280,15 @@ def test_events_are_the_distribution_without_its_zeros() -> None:
 def test_facts_about_a_model() -> None:
     counts = count(MAIL, 3, SPECIALS)
     model = make(MAIL, 3)
+    model.automaton.validate()
+    assert model.automaton.ngrams == counts.ngrams
+    same = PersonalModel.from_counts(counts, METADATA)
+    assert np.array_equal(same.automaton.weight, model.automaton.weight)
+    states = model.states([[2, 3], [7], [BOS]])
+    assert [model.context_length(int(s)) for s in states] == [2, 0, 1]
+    assert np.array_equal(same.distribution(same.states([[2, 3]])), model.distribution(states[:1]))
+    assert model.fell_back == same.fell_back
+    assert 0 < model.nbytes < same.nbytes < 20_000  # a blob is smaller than its counts
     assert model.ngrams == counts.ngrams
     assert model.tokens == counts.tokens
     assert model.vocabulary_fingerprint == "ab" * 16
