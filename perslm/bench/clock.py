@@ -27,6 +27,9 @@ import numpy.typing as npt
 BATCHED_BELOW = 1e-6
 """Seconds a call; faster ones are timed by the batch."""
 
+SLOW = 10
+"""Whoever needs longer than so many slots for a call makes one, and has no more turns."""
+
 _MOST_SAMPLES = 20_000  # of one slot
 
 
@@ -76,9 +79,12 @@ def race(contenders: Sequence[Contender], pace: Pace) -> list[Timing]:
     with _no_garbage_collection():
         for lane in lanes:
             lane.estimate = _warm_up(lane.contender, pace.slot)
-        cycles = [itertools.cycle(lane.contender.arguments) for lane in lanes]
+            if lane.estimate > SLOW * pace.slot:
+                lane.samples, lane.rounds = [lane.estimate], [lane.estimate]
+        running = [lane for lane in lanes if not lane.rounds]
+        cycles = [itertools.cycle(lane.contender.arguments) for lane in running]
         for _ in range(pace.rounds):
-            for lane, cycle in zip(lanes, cycles, strict=True):
+            for lane, cycle in zip(running, cycles, strict=True):
                 samples = _slot(lane, cycle, pace.slot)
                 lane.rounds.append(float(np.median(samples)))
                 lane.samples += samples
@@ -90,11 +96,11 @@ def race_threads(contenders: Sequence[Contender], pace: Pace) -> list[float]:
 
     Each contender has a thread of its own, or its turn in one thread; the calls are the same.
     """
-    seconds = max(_warm_up(contender, pace.slot) for contender in contenders)
-    calls = max(1, int(pace.slot / seconds))
     ratios = []
     with _no_garbage_collection(), ThreadPoolExecutor(len(contenders)) as threads:
-        list(threads.map(lambda c: _run(c, 1), contenders))
+        seconds = max(_warm_up(contender, pace.slot) for contender in contenders)
+        calls = max(1, int(pace.slot / seconds))
+        list(threads.map(lambda c: _run(c, 1), contenders))  # now the threads are there
         for _ in range(pace.rounds):
             began = time.perf_counter()
             for contender in contenders:

@@ -38,7 +38,7 @@ _REMEDY = (
 # Pitman-Yor processes, one per context, each backing off to the shorter one (Teh 2006): discount
 # and strength by length of the context. So chosen that 60,000 tokens have about as many distinct
 # n-grams of each order, and as many seen once, as those of real mail.
-_DISCOUNT = (0.93, 0.63, 0.67, 0.77)
+_DISCOUNT = (0.95, 0.66, 0.68, 0.77)
 _STRENGTH = (1.0, 5.0, 2.0, 0.1)
 _SKEW = 0.7  # a new word of rank r is drawn with probability ~ 1 / r ** _SKEW
 _CLOSING = 1 / 13  # the chance that a new event is </s>
@@ -124,8 +124,9 @@ def _sentences(path: Path) -> Iterator[list[str]]:
         with opened(path, "rt", encoding="utf-8") as lines:
             for line in lines:
                 yield from filter(None, map(words, json.loads(line)["sentences"]))
-    except (ValueError, KeyError, TypeError, EOFError, gzip.BadGzipFile) as error:
-        raise SourceError(str(path), "no JSON lines of sentences", _REMEDY) from error
+    except (ValueError, KeyError, TypeError, EOFError, gzip.BadGzipFile):
+        # not chained: what could not be read is somebody's mail
+        raise SourceError(str(path), "no JSON lines of sentences", _REMEDY) from None
 
 
 def _write(tokens: int, chance: random.Random) -> list[Sequence]:

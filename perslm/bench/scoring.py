@@ -11,17 +11,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from perslm import _backend, katz
+from perslm import _backend
 from perslm.bench import peers
 from perslm.bench.clock import Contender, Pace, Timing, race, race_threads
 from perslm.bench.corpus import SIZE, SPECIALS
 from perslm.bench.report import OURS, Figure, Measurement, measurement
 from perslm.bench.steps import Step
-from perslm.bench.subject import Subject
+from perslm.bench.subject import METADATA, Subject
 from perslm.counts import count
 from perslm.errors import PerslmError
 from perslm.interpolate import Float32Array
 from perslm.model import PersonalModel
+from perslm.vocabulary import Sequence as Sentence
 
 HYPOTHESES, CANDIDATES = 8, 64
 """A beam step."""
@@ -46,7 +47,10 @@ MICROSECONDS = Unit("µs", lambda seconds: seconds * 1e6)
 
 
 def learn(subject: Subject, pace: Pace) -> Figure:
-    """Counting sentences and estimating Katz, in millions of tokens a second."""
+    """Sentences to a ready model (counting, Katz), in millions of tokens a second.
+
+    The peers of this run cannot: pywrapfst does not count, and kenlm-ex comes without lmplz.
+    """
     arguments = [(subject.sentences, subject.order)]
     contenders = [
         Contender(OURS, _learn, arguments, _ngrams),
@@ -62,9 +66,7 @@ def step(subject: Subject, steps: Sequence[Step], pace: Pace) -> Figure:
     model, twin, arcs, fst = subject.model, subject.twin, subject.arcs, subject.fst
     candidates = [s.candidates for s in steps]
     theirs = [twin.states(s.histories) for s in steps]
-    lists = [
-        (states.tolist(), ids.tolist()) for states, ids in zip(theirs, candidates, strict=True)
-    ]
+    lists = [(subject.places(s.histories), s.candidates.tolist()) for s in steps]
     contenders = [
         Contender(
             OURS,
@@ -89,10 +91,11 @@ def word(subject: Subject, steps: Sequence[Step], pace: Pace) -> Figure:
     histories = [s.histories[0] for s in steps for _ in range(8)]
     ours = list(zip(model.states(histories).tolist(), words, strict=True))
     theirs = list(zip(twin.states(histories).tolist(), words, strict=True))
+    places = list(zip(subject.places(histories), words, strict=True))
     contenders = [
         Contender(OURS, model.step, ours, _logprob),
         *_twin(twin.step, theirs, _logprob),
-        Contender("dict", subject.arcs.word, theirs, _logprob),
+        Contender("dict", subject.arcs.word, places, _logprob),
     ]
     if kenlm is not None:
         out = kenlm.state(histories[0])  # overwritten by every call
@@ -102,7 +105,7 @@ def word(subject: Subject, steps: Sequence[Step], pace: Pace) -> Figure:
         ]
         contenders.insert(2, Contender("kenlm-ex", kenlm.model.BaseScore, asked, kenlm.natural))
     if fst is not None:
-        contenders.append(Contender("pywrapfst", fst.word, theirs, _logprob))
+        contenders.append(Contender("pywrapfst", fst.word, places, _logprob))
     return timed(
         "word", "one word with its next state", subject.order, MICROSECONDS, contenders, pace
     )
@@ -122,7 +125,7 @@ def distribution(subject: Subject, steps: Sequence[Step], pace: Pace) -> Figure:
         states = [(kenlm.state(history),) for history in histories]
         contenders.append(Contender("kenlm-ex", kenlm.distribution, states, kenlm.natural))
     if fst is not None:
-        walked = [(state,) for state in theirs.tolist()]
+        walked = [(state,) for state in subject.places(histories)]
         contenders.append(Contender("pywrapfst", fst.distribution, walked, np.ravel))
     title = f"distribution over {SIZE:,} words"
     return timed("distribution", title, subject.order, MICROSECONDS, contenders, pace)
@@ -151,7 +154,7 @@ def mix(subject: Subject, steps: Sequence[Step], pace: Pace) -> list[Figure]:
     chance = np.random.default_rng(3)
     logits = chance.normal(size=(ROWS, WIDTH)) * 4
     rows = (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))).astype(np.float32)
-    buffer = np.empty_like(rows)
+    buffer: Float32Array = np.empty_like(rows)
     histories = [s.histories[:ROWS] for s in steps]
     ours = [model.states(h) for h in histories]
     theirs = [twin.states(h) for h in histories]
@@ -269,7 +272,8 @@ def _difference(ours: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64]) 
 def _measured(
     name: str, timing: Timing, ours: Timing, unit: Unit, difference: float | None
 ) -> Measurement:
-    ratio = None if timing is ours else float(np.median(timing.rounds / ours.rounds))
+    both = min(len(timing.rounds), len(ours.rounds))
+    ratio = None if timing is ours else float(np.median(timing.rounds[:both] / ours.rounds[:both]))
     return measurement(
         name,
         unit.of(timing.samples),
@@ -322,12 +326,12 @@ def _kenlm_steps(subject: Subject, steps: Sequence[Step]) -> list[Contender]:
     ]
 
 
-def _learn(sentences: Any, order: int) -> Any:
-    return katz.estimate(count(sentences, order, SPECIALS))
+def _learn(sentences: list[Sentence], order: int) -> PersonalModel:
+    return PersonalModel.from_counts(count(sentences, order, SPECIALS), METADATA)
 
 
-def _ngrams(estimated: Any) -> npt.ArrayLike:
-    return [len(level) for level in estimated.logprob]
+def _ngrams(model: PersonalModel) -> npt.ArrayLike:
+    return model.ngrams
 
 
 def _singly(states: npt.NDArray[np.uint32]) -> list[tuple[npt.NDArray[np.uint32]]]:

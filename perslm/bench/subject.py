@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
-from perslm import automaton, blob, katz
+from perslm import arpa, blob
 from perslm.automaton import Automaton
 from perslm.bench import peers
 from perslm.bench.corpus import SPECIALS
@@ -13,8 +14,8 @@ from perslm.counts import Counts, Specials, count
 from perslm.model import PersonalModel
 from perslm.vocabulary import Sequence
 
-FINGERPRINT = "0" * 32
-"""Of the vocabulary, in every blob: it is compared with nothing here."""
+METADATA = blob.Metadata("0" * 32)
+"""Of every blob; the fingerprint is compared with nothing here."""
 
 
 class Subject:
@@ -26,7 +27,7 @@ class Subject:
         self.sentences = sentences
         self.order = order
         self.counts: Counts = count(sentences, order, specials)
-        self.blob = blob.encode(self.counts, blob.Metadata(FINGERPRINT, len(sentences)))
+        self.blob = blob.encode(self.counts, METADATA)
         self.ngrams = sum(self.counts.ngrams)
         self._folder = folder
 
@@ -43,7 +44,22 @@ class Subject:
     @cached_property
     def automaton(self) -> Automaton:
         """Return the reference automaton, of which the peers are made."""
-        return automaton.build(self.counts, katz.estimate(self.counts))
+        return self.twin.automaton
+
+    def places(self, histories: Iterable[tuple[int, ...]]) -> list[int]:
+        """Return the automaton's state of each history: the longest context that it knows."""
+        return [
+            next(
+                self._contexts[history[cut:]]
+                for cut in range(max(0, len(history) + 1 - self.order), len(history) + 1)
+                if history[cut:] in self._contexts
+            )
+            for history in histories
+        ]
+
+    @cached_property
+    def _contexts(self) -> dict[tuple[int, ...], int]:
+        return {words: state for state, words in enumerate(arpa.context_words(self.automaton))}
 
     @cached_property
     def arcs(self) -> peers.Arcs:
