@@ -288,9 +288,9 @@ class _Reader:
             end = min(table.starts[place + 1], low + (1 << bits))
             self._stack.drop(_Share(start - low, end - start, bits))
             if urn.tokens[table.columns[place]] == 0:
-                self.fail("rule 11: a column is drawn that is empty")
+                self.fail("rule 11: a column is drawn twice, or is empty")
             if place in places:
-                self.fail("rule 11: a column is drawn twice")
+                self.fail("rule 11: a column is drawn twice, or is empty")
             self._order(places, place)
         return places
 

@@ -82,12 +82,13 @@ class Reader {
 
   Reader(const std::uint8_t* data, std::size_t size) : stack_(data, size), words_(stack_.words()) {}
 
-  bool flag(bool) { return stack_.take_uniform(2) == 1; }
+  bool flag(bool) { return Stack::Cursor(stack_).take_uniform(2) == 1; }
 
   u32 number(Number& model, u32, u32 most) {
+    Stack::Cursor cursor(stack_);
     u64 value = 0;
-    while (value < Number::small && model.is_more[value].read(stack_)) ++value;
-    if (value == Number::small) value += large(model);
+    while (value < Number::small && model.is_more[value].read(cursor)) ++value;
+    if (value == Number::small) value += rest(model.large_in(larges_), cursor);
     if (value > most) fail("rule 7: a number is larger than it can be");
     return static_cast<u32>(value);
   }
@@ -95,10 +96,11 @@ class Reader {
   // The members of a row of a few columns: each as likely as its tokens are many, and none twice. The
   // order in which they came tells nothing, so its bits go back to the stack.
   void draw(const Urn& urn, u32 members, std::vector<Member>& row) {
+    Stack::Cursor cursor(stack_);
     u32 total = urn.total;
     for (u32 drawn = 0; drawn < members; ++drawn) {
       const int bits = precision(total);
-      u64 rest = stack_.peek(bits) * total >> bits;
+      u64 rest = cursor.peek(bits) * total >> bits;
       u32 column = 0, rank = 0;
       u64 before = 0;
       for (;; ++column) {
@@ -111,10 +113,10 @@ class Reader {
         before += urn.tokens[column];
       }
       const u32 tokens = urn.tokens[column];
-      stack_.drop(share_of(before, before + tokens, total));
+      cursor.drop(share_of(before, before + tokens, total));
       insert(row, 0, rank, {column, tokens});
       total -= tokens;
-      if (drawn > 0) stack_.push_rank(rank, drawn + 1);
+      if (drawn > 0) cursor.push_rank(rank, drawn + 1);
     }
   }
 
@@ -132,22 +134,26 @@ class Reader {
       low += u64{1} << bits;
       members -= left;
     }
-    const std::size_t first = row.size();
     const u64 high = low + (u64{1} << bits);
+    std::array<u32, longest_list> places;
+    Stack::Cursor cursor(stack_);
     for (u32 drawn = 0; drawn < members; ++drawn) {
-      const u32 place = table.find(low + stack_.peek(bits));
+      const u32 place = table.find(low + cursor.peek(bits));
       const u64 start = table.starts[place];
       if (start < low) fail("rule 11: a column is drawn that begins elsewhere");
-      stack_.drop({start - low, std::min<u64>(table.starts[place + 1], high) - start, bits});
-      const u32 column = table.columns[place];
-      if (urn.tokens[column] == 0) fail("rule 11: a column is drawn that is empty");
-      u32 rank = drawn;
-      while (rank > 0 && row[first + rank - 1].column > column) --rank;
-      if (rank > 0 && row[first + rank - 1].column == column)
-        fail("rule 11: a column is drawn twice");
-      insert(row, first, rank, {column, urn.tokens[column]});
-      if (drawn > 0) stack_.push_rank(rank, drawn + 1);
+      cursor.drop({start - low, std::min<u64>(table.starts[place + 1], high) - start, bits});
+      places[drawn] = place;
+      if (drawn > 0) cursor.push_rank(rank_of(place, places, drawn), drawn + 1);
     }
+    // each goes where its rank says: two of the same would leave a gap
+    const std::size_t first = row.size();
+    row.resize(first + members, {0, 0});
+    for (u32 i = 0; i < members; ++i) {
+      const u32 column = table.columns[places[i]];
+      row[first + rank_of(places[i], places, members)] = {column, urn.tokens[column]};
+    }
+    for (u32 i = 0; i < members; ++i)
+      if (row[first + i].tokens == 0) fail("rule 11: a column is drawn twice, or is empty");
   }
 
   void end(u64 ngrams) const {
@@ -158,19 +164,26 @@ class Reader {
   [[noreturn]] static void fail(const char* why) { throw BadPayload(why); }
 
  private:
+  // How many of the first `n` places are below `place`. Without branches.
+  static u32 rank_of(u32 place, const std::array<u32, longest_list>& places, u32 n) {
+    u32 rank = 0;
+    for (u32 i = 0; i < n; ++i) rank += places[i] < place;
+    return rank;
+  }
+
   static void insert(std::vector<Member>& row, std::size_t first, u32 rank, Member member) {
     row.push_back(member);
     for (std::size_t i = row.size() - 1; i > first + rank; --i) std::swap(row[i], row[i - 1]);
   }
 
-  u64 large(Number& model) {
+  static u64 rest(Large& model, Stack::Cursor& cursor) {
     u32 length = 0;
-    while (length < 31 && model.is_longer[length].read(stack_)) ++length;
+    while (length < 31 && model.is_longer[length].read(cursor)) ++length;
     u64 value = 1;
-    if (length > 0) value = 2 + model.high[length].read(stack_);
+    if (length > 0) value = 2 + model.high[length].read(cursor);
     if (length > 1) {
-      const u64 low = stack_.peek(static_cast<int>(length) - 1);
-      stack_.drop({low, 1, static_cast<int>(length) - 1});
+      const u64 low = cursor.peek(static_cast<int>(length) - 1);
+      cursor.drop({low, 1, static_cast<int>(length) - 1});
       value = value << (length - 1) | low;
     }
     return value - 1;
@@ -178,6 +191,7 @@ class Reader {
 
   Stack stack_;
   std::size_t words_;
+  std::vector<Large> larges_;
 };
 
 class Writer {
@@ -197,9 +211,10 @@ class Writer {
     }
     const u64 rest = u64{value} - Number::small + 1;
     const u32 length = 63u - static_cast<u32>(__builtin_clzll(rest));
-    for (u32 i = 0; i < length; ++i) bit(model.is_longer[i], true);
-    if (length < 31) bit(model.is_longer[length], false);
-    if (length > 0) bit(model.high[length], rest >> (length - 1) & 1);
+    Large& large = model.large_in(larges_);
+    for (u32 i = 0; i < length; ++i) bit(large.is_longer[i], true);
+    if (length < 31) bit(large.is_longer[length], false);
+    if (length > 0) bit(large.high[length], rest >> (length - 1) & 1);
     if (length > 1) {
       const u64 low = rest & ((u64{1} << (length - 1)) - 1);
       note({low, 1, static_cast<int>(length) - 1});
@@ -248,7 +263,7 @@ class Writer {
   std::vector<std::uint8_t> end(u64 ngrams) {
     for (auto note = notes_.rbegin(); note != notes_.rend(); ++note) {
       if (note->size != 0)
-        stack_.push(*note);
+        Stack::Cursor(stack_).push(*note);
       else
         push(sets_[note->start]);
     }
@@ -282,8 +297,9 @@ class Writer {
   void push(const Set& set) {
     std::vector<Share> left(members_.begin() + static_cast<std::ptrdiff_t>(set.begin),
                             members_.begin() + static_cast<std::ptrdiff_t>(set.end));
+    Stack::Cursor cursor(stack_);
     while (!left.empty()) {
-      const std::size_t rank = left.size() > 1 ? stack_.take_uniform(left.size()) : 0;
+      const std::size_t rank = left.size() > 1 ? cursor.take_uniform(left.size()) : 0;
       Share share = left[rank];
       left.erase(left.begin() + static_cast<std::ptrdiff_t>(rank));
       if (set.total != 0) {  // whatever is still left was out of the urn before
@@ -294,7 +310,7 @@ class Writer {
         }
         share = share_of(before, before + share.size, total);
       }
-      stack_.push(share);
+      cursor.push(share);
     }
   }
 
@@ -302,6 +318,7 @@ class Writer {
   std::vector<Share> notes_;    // of size 0: the set with the number `start`
   std::vector<Share> members_;  // of all sets
   std::vector<Set> sets_;
+  std::vector<Large> larges_;
 };
 
 template <class Coder>

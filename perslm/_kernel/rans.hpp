@@ -41,6 +41,7 @@ struct RankShares {
   static constexpr std::size_t most = 32;
   struct Slots {
     std::uint32_t start, size;
+    std::uint64_t inverse;  // 2^64 / size
   };
   std::array<std::array<Slots, most>, most + 1> of{};
 
@@ -49,7 +50,7 @@ struct RankShares {
       for (std::size_t rank = 0; rank < total; ++rank) {
         const Share share = share_of(rank, rank + 1, total);
         of[total][rank] = {static_cast<std::uint32_t>(share.start),
-                           static_cast<std::uint32_t>(share.size)};
+                           static_cast<std::uint32_t>(share.size), ~std::uint64_t{0} / share.size};
       }
     }
   }
@@ -84,36 +85,62 @@ class Stack {
     return out;
   }
 
-  // The slot, of 2^bits, on top; drop() the share that it belongs to.
-  std::uint64_t peek(int bits) const { return state_ & ((std::uint64_t{1} << bits) - 1); }
+  // Reading and writing. The state is the cursor's while it lives, and so may stay in a register.
+  class Cursor {
+   public:
+    explicit Cursor(Stack& stack) : stack_(stack), state_(stack.state_) {}
+    ~Cursor() { stack_.state_ = state_; }
+    Cursor(const Cursor&) = delete;
+    Cursor& operator=(const Cursor&) = delete;
 
-  void drop(const Share& s) {
-    state_ = s.size * (state_ >> s.bits) + peek(s.bits) - s.start;
-    if (state_ < bottom) state_ = state_ << 32 | pop();
-  }
+    // The slot, of 2^bits, on top; drop() the share that it belongs to.
+    std::uint64_t peek(int bits) const { return state_ & ((std::uint64_t{1} << bits) - 1); }
 
-  void push(const Share& s) {
-    if (s.size >> s.bits != 0) return;  // no choice, nothing to tell
-    if (state_ >= s.size << (64 - s.bits)) {
-      words_.push_back(static_cast<std::uint32_t>(state_));
+    void drop(const Share& s) {
+      state_ = s.size * (state_ >> s.bits) + peek(s.bits) - s.start;
+      if (state_ < bottom) state_ = state_ << 32 | stack_.pop();
+    }
+
+    void push(const Share& s) {
+      if (s.size >> s.bits != 0) return;  // no choice, nothing to tell
+      if (state_ >= s.size << (64 - s.bits)) spill();
+      state_ = (state_ / s.size << s.bits) + s.start + state_ % s.size;
+    }
+
+    // A number below `total`, each as likely.
+    std::uint64_t take_uniform(std::uint64_t total) {
+      const int bits = precision(total);
+      const std::uint64_t value = peek(bits) * total >> bits;
+      drop(share_of(value, value + 1, total));
+      return value;
+    }
+
+    // Puts back what take_uniform would take, for a total of 2 to RankShares::most.
+    void push_rank(std::uint32_t rank, std::uint32_t total) {
+      const RankShares::Slots& slots = rank_shares.of[total][rank];
+      const int bits = precision(RankShares::most);
+      if (state_ >= std::uint64_t{slots.size} << (64 - bits)) spill();
+      // a division by multiplication: too small by 1 at most
+      auto whole = static_cast<std::uint64_t>(Wide{state_} * slots.inverse >> 64);
+      std::uint64_t rest = state_ - whole * slots.size;
+      if (rest >= slots.size) {
+        ++whole;
+        rest -= slots.size;
+      }
+      state_ = (whole << bits) + slots.start + rest;
+    }
+
+   private:
+    __extension__ typedef unsigned __int128 Wide;
+
+    void spill() {
+      stack_.words_.push_back(static_cast<std::uint32_t>(state_));
       state_ >>= 32;
     }
-    state_ = (state_ / s.size << s.bits) + s.start + state_ % s.size;
-  }
 
-  // A number below `total`, each as likely.
-  std::uint64_t take_uniform(std::uint64_t total) {
-    const int bits = precision(total);
-    const std::uint64_t value = peek(bits) * total >> bits;
-    drop(share_of(value, value + 1, total));
-    return value;
-  }
-
-  // Puts back what take_uniform would take.
-  void push_rank(std::uint32_t rank, std::uint32_t total) {
-    const RankShares::Slots slots = rank_shares.of[total][rank];
-    push({slots.start, slots.size, precision(total)});
-  }
+    Stack& stack_;
+    std::uint64_t state_;
+  };
 
   std::size_t words() const { return words_.size(); }
 

@@ -35,7 +35,7 @@ struct SlotTable {
     columns.resize(nonzero);
     starts.resize(nonzero + 1);
     shift_ = bits;
-    while (shift_ > 0 && (std::uint64_t{1} << (bits - shift_)) < nonzero) --shift_;
+    while (shift_ > 0 && (std::uint64_t{1} << (bits - shift_)) < 2 * std::uint64_t{nonzero}) --shift_;
     buckets_.resize(std::size_t{1} << (bits - shift_));
     std::uint64_t before = 0;
     std::uint32_t place = 0, bucket = 0;
