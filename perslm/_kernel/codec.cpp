@@ -442,6 +442,8 @@ class Walk {
       if constexpr (Coder::reads) level.begin[context + 1] = end_;
     }
     if (end_ != level.size() && Coder::reads) fail("rule 12: there are fewer n-grams than announced");
+    if constexpr (Coder::reads)
+      for (u32 i = 0; i < end_; ++i) level.label[i] = contexts.label[level.suffix[i]];
     if (some_missing != (missing_sum != 0)) fail("rule 10: events are missing, or not, otherwise than announced");
   }
 
@@ -546,7 +548,6 @@ class Walk {
     auto& level = counts_.levels[order - 1];
     if constexpr (Coder::reads) {
       level.suffix[end_] = urn.first + column;
-      level.label[end_] = counts_.levels[order - 2].label[urn.first + column];
       level.count[end_] = count;
     } else if (level.count[end_] != count) {
       fail("the counts of a context do not add up");
