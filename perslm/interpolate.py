@@ -88,6 +88,8 @@ def check_out(out: Float32Array, rows: Float32Array) -> Float32Array:
 
     It must be float32, C-contiguous, writable and of their shape, and ``rows`` itself or apart.
     """
+    if out is rows and out.flags.writeable:
+        return out
     if (
         type(out) is not np.ndarray
         or out.dtype != np.float32
@@ -97,9 +99,13 @@ def check_out(out: Float32Array, rows: Float32Array) -> Float32Array:
         raise ArgumentError(
             f"out must be a writable, C-contiguous array of float32 and of the shape {rows.shape}"
         )
-    same = out.__array_interface__["data"] == rows.__array_interface__["data"]
-    if np.may_share_memory(out, rows) and not same:
+    if np.may_share_memory(out, rows) and _address(out) != _address(rows):
         raise ArgumentError(
             "out overlaps the global log-probabilities: give them, or another array"
         )
     return out
+
+
+def _address(array: Float32Array) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address

@@ -44,7 +44,23 @@ class Values {
 class Discounted {
  public:
   Discounted(Values& values, const Bins& discount)
-      : values_(values), discount_(discount), small_(small_totals * (small_totals + 1) / 2, none) {}
+      : values_(values), discount_(discount), small_(small_totals * (small_totals + 1) / 2, none) {
+    alone_.fill(none);
+  }
+
+  // The value of the only n-gram of a context.
+  uint32_t only(uint32_t count) {
+    if (count == 0 || count >= alone_.size()) {
+      enter(count);
+      return value(count);
+    }
+    uint32_t& cell = alone_[count];
+    if (cell == none) {
+      enter(count);
+      cell = value(count);
+    }
+    return cell;
+  }
 
   void enter(uint64_t total) {
     total_ = static_cast<double>(std::max<uint64_t>(total, 1));
@@ -77,6 +93,7 @@ class Discounted {
   Bins discount_;
   std::vector<uint32_t> small_;  // a triangle: the row of each total has a cell for each count
   std::array<uint32_t, 64> frequent_{};
+  std::array<uint32_t, small_totals> alone_;
   uint32_t* row_ = nullptr;
   uint32_t known_ = 0;
   double total_ = 1;
@@ -111,9 +128,12 @@ CountOfCounts count_of_counts(const Counts& counts, size_t k) {
     std::copy(counts.whole[k].begin(), counts.whole[k].end(), n.begin());
     return n;
   }
-  std::array<uint64_t, bins + 3> table{};
-  for (const uint32_t count : counts.levels[k].count) ++table[std::min<uint32_t>(count, bins + 2)];
-  for (size_t r = 0; r < n.size(); ++r) n[r] = static_cast<double>(table[r + 1]);
+  // a table of counters would wait for itself, since most counts are 1
+  for (uint32_t r = 1; r <= n.size(); ++r) {
+    uint32_t equal = 0;
+    for (const uint32_t count : counts.levels[k].count) equal += count == r;
+    n[r - 1] = equal;
+  }
   return n;
 }
 
@@ -152,8 +172,16 @@ class Estimator {
     uint32_t* value = result_.value.back().data();
     const uint32_t* count = level.count.data();
     Discounted discounted(values_, discount);
+    const bool plain = k > 0 && !counts_.pruned && events_ > 1;
     for (size_t i = 0; i + 1 < level.begin.size(); ++i) {
       const uint32_t begin = level.begin[i], end = level.begin[i + 1];
+      if (plain && end - begin == 1) {  // as most contexts are: both logarithms are known
+        value[begin] = discounted.only(count[begin]);
+        const uint32_t lower = result_.value[k - 1][level.suffix[begin]];
+        result_.log_backoff[k - 1][i] = static_cast<float>(values_.log_left_by(value[begin]) -
+                                                           values_.log_left_by(lower));
+        continue;
+      }
       uint64_t total = counts_.pruned ? counts_.cut[k][i] : 0;
       for (uint32_t e = begin; e < end; ++e) total += count[e];
       discounted.enter(total);
@@ -171,10 +199,6 @@ class Estimator {
     const uint32_t* value = result_.value[k].data();
     const uint32_t* lower = result_.value[k - 1].data();
     const uint32_t* suffix = counts_.levels[k].suffix.data();
-    if (end - begin == 1) {  // as most are: then both logarithms are known
-      return static_cast<float>(values_.log_left_by(value[begin]) -
-                                values_.log_left_by(lower[suffix[begin]]));
-    }
     double kept = 0, below = 0;
     for (uint32_t e = begin; e < end; ++e) {
       kept += values_.p(value[e]);

@@ -15,6 +15,12 @@
 #define PERSLM_WIDE
 #endif
 
+#if defined(__GNUC__) && !defined(__clang__)
+#define PERSLM_UNROLL _Pragma("GCC unroll 8")
+#else
+#define PERSLM_UNROLL
+#endif
+
 namespace perslm {
 namespace {
 
@@ -69,8 +75,10 @@ void patch(float* row, const uint32_t* ids, const float* personal, size_t n, flo
   std::array<float, block> values;
   for (size_t done = 0; done < n; done += block) {
     const size_t m = std::min(block, n - done);
+    PERSLM_UNROLL
     for (size_t i = 0; i < m; ++i) values[i] = row[ids[done + i]];
     add_personal(values.data(), personal + done, m, log_weight);
+    PERSLM_UNROLL
     for (size_t i = 0; i < m; ++i) row[ids[done + i]] = values[i];
   }
 }

@@ -106,14 +106,14 @@ class Compiled final : public Model {
   void check(uint32_t state) const {
     if (state == 0) return;
     const uint32_t entry = state - 1;
-    const bool closed = entry < words_begin(1) ? entry == eos_entry_
-                        : entry < contexts()   ? arcs_[entry - words_begin(1)] == eos_event_
+    const bool closed = entry < level_begin(1) ? entry == eos_entry_
+                        : entry < contexts()   ? arcs_[entry - level_begin(1)] == eos_event_
                                                : true;
     if (closed) throw ArgumentError("a state is not one of this model: states do not carry over");
   }
 
-  // The first entry of level k + 1.
-  uint32_t words_begin(size_t k) const { return level_begin_[k]; }
+  // The first entry of the n-grams of k + 1 words.
+  uint32_t level_begin(size_t k) const { return level_begin_[k]; }
   uint32_t contexts() const { return level_begin_[static_cast<size_t>(order_) - 1]; }
   uint32_t entry_of(uint32_t event) const { return event + (event >= bos_entry_); }
 
@@ -135,9 +135,9 @@ class Compiled final : public Model {
       sum += static_cast<double>(log_backoff_[entry]);
       chain.backoff[j - 1] = static_cast<float>(sum);
       if (j > 2) {
-        entry = shorter_[entry - words_begin(2)];
+        entry = shorter_[entry - level_begin(2)];
       } else if (j == 2) {
-        entry = entry_of(arcs_[entry - words_begin(1)]);
+        entry = entry_of(arcs_[entry - level_begin(1)]);
       }
     }
     return chain;
@@ -155,7 +155,7 @@ class Compiled final : public Model {
         const auto arc = arcs_.finder(chain.arcs[j])(static_cast<Index>(event));
         if (!arc.found) break;
         result.logprob = chain.backoff[j] + logprob_[value_[arc.at]];
-        if (j + 1 < static_cast<size_t>(order_)) result.next = words_begin(1) + arc.at + 1;
+        if (j + 1 < static_cast<size_t>(order_)) result.next = level_begin(1) + arc.at + 1;
       }
     }
     if (restarts(id)) result.next = start_;
@@ -229,15 +229,15 @@ void Compiled<Index>::compile_arcs(const Counts& counts, const Katz& katz) {
   }
   if (entries >= none) throw std::length_error("a model has at most 2^32 - 2 n-grams");
   const size_t arcs = static_cast<size_t>(entries) - counts.levels.front().size();
-  std::vector<Index> labels;
-  labels.reserve(arcs + 16);
+  std::vector<Index> labels(arcs);
+  Index* label = labels.data();
   value_.resize(arcs);
   Index* value = value_.data();
   for (size_t k = 1; k < counts.levels.size(); ++k) {
-    const uint32_t bos = bos_entry_;
-    for (const uint32_t label : counts.levels[k].label) {
-      labels.push_back(static_cast<Index>(label - (label > bos)));
-    }
+    const std::vector<uint32_t>& entries_of = counts.levels[k].label;
+    label = std::transform(entries_of.begin(), entries_of.end(), label, [bos = bos_entry_](uint32_t e) {
+      return static_cast<Index>(e - (e > bos));
+    });
     value = std::transform(katz.value[k].begin(), katz.value[k].end(), value,
                            [](uint32_t v) { return static_cast<Index>(v); });
   }
@@ -247,23 +247,27 @@ void Compiled<Index>::compile_arcs(const Counts& counts, const Katz& katz) {
 template <class Index>
 void Compiled<Index>::compile_contexts(const Counts& counts, const Katz& katz) {
   if (order_ == 1) return;
-  std::vector<uint32_t> first;
-  first.reserve(contexts() + 1);
+  std::vector<uint32_t> first(size_t{contexts()} + 1);
+  uint32_t* next = first.data();
   log_backoff_.reserve(contexts());
   for (size_t k = 1; k < counts.levels.size(); ++k) {
     const Level& level = counts.levels[k];
-    const uint32_t before = words_begin(k) - words_begin(1);
-    for (size_t i = 0; i + 1 < level.begin.size(); ++i) first.push_back(level.begin[i] + before);
+    const uint32_t before = level_begin(k) - level_begin(1);
+    next = std::transform(level.begin.begin(), level.begin.end() - 1, next,
+                          [before](uint32_t begin) { return begin + before; });
     log_backoff_.insert(log_backoff_.end(), katz.log_backoff[k - 1].begin(),
                         katz.log_backoff[k - 1].end());
   }
-  first.push_back(static_cast<uint32_t>(value_.size()));
+  *next = static_cast<uint32_t>(value_.size());
   first_arc_ = Offsets(first);
-  if (order_ > 3) shorter_.reserve(contexts() - words_begin(2));
+  if (order_ < 4) return;
+  shorter_.resize(contexts() - level_begin(2));
+  uint32_t* shorter = shorter_.data();
   for (size_t k = 2; k + 1 < counts.levels.size(); ++k) {
-    for (const uint32_t suffix : counts.levels[k].suffix) {
-      shorter_.push_back(suffix + words_begin(k - 1));
-    }
+    const std::vector<uint32_t>& suffix = counts.levels[k].suffix;
+    const uint32_t below = level_begin(k - 1);
+    shorter = std::transform(suffix.begin(), suffix.end(), shorter,
+                             [below](uint32_t entry) { return entry + below; });
   }
 }
 
@@ -342,7 +346,7 @@ void Compiled<Index>::score_row(const Chain& chain, const uint32_t* ids, size_t 
     const float* const logprob = logprob_.data();
     for (size_t i = 0; i < found; ++i) logprobs[at[i]] = chain.backoff[j] + logprob[value[arc[i]]];
     if (j + 1 == static_cast<size_t>(order_)) break;
-    const uint32_t first = words_begin(1) + 1;
+    const uint32_t first = level_begin(1) + 1;
     for (size_t i = 0; i < found; ++i) next[at[i]] = arc[i] + first;
   }
   const uint32_t opens = specials_.bos, closes = specials_.eos, start = start_;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <stdexcept>
 #include <vector>
 
 #if defined(__SSE2__)
@@ -122,42 +123,46 @@ void WordIndex<Index>::find(const std::uint32_t* ids, std::size_t n,
   }
 }
 
-// Numbers that do not descend, in 16 bits each above that of their block's first; in 32 where a
-// block spans too much.
+// Numbers that do not descend, in a byte each above the first of their block; a block that spans too
+// much for that has them in full elsewhere.
 class Offsets {
  public:
   Offsets() = default;
-
-  explicit Offsets(std::vector<std::uint32_t> values) {
-    bool fits = true;
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      fits &= values[i] - values[i / block * block] <= UINT16_MAX;
-    }
-    if (!fits) {
-      wide_ = std::move(values);
-      wide_.shrink_to_fit();
-      return;
-    }
-    above_.resize(values.size());
-    first_.resize((values.size() + block - 1) / block);
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      if (i % block == 0) first_[i / block] = values[i];
-      above_[i] = static_cast<std::uint16_t>(values[i] - first_[i / block]);
-    }
-  }
+  explicit Offsets(const std::vector<std::uint32_t>& values);
 
   std::uint32_t operator[](std::size_t i) const {
-    return wide_.empty() ? first_[i / block] + above_[i] : wide_[i];
+    const std::uint32_t first = first_[i / block];
+    return first < is_wide ? first + above_[i] : wide_[first - is_wide + i % block];
   }
 
   std::size_t bytes() const { return size_of(first_) + size_of(above_) + size_of(wide_); }
 
  private:
-  static constexpr std::size_t block = 32;
-  std::vector<std::uint32_t> first_;
-  std::vector<std::uint16_t> above_;
+  static constexpr std::size_t block = 16;
+  static constexpr std::uint32_t is_wide = 1U << 31;
+  std::vector<std::uint32_t> first_;  // of a wide block: where its numbers are in wide_
+  std::vector<std::uint8_t> above_;
   std::vector<std::uint32_t> wide_;
 };
+
+inline Offsets::Offsets(const std::vector<std::uint32_t>& values) : above_(values.size()) {
+  if (!values.empty() && values.back() >= is_wide) throw std::length_error("offsets have 31 bits");
+  first_.reserve((values.size() + block - 1) / block);
+  for (std::size_t begin = 0; begin < values.size(); begin += block) {
+    const std::size_t end = std::min(values.size(), begin + block);
+    if (values[end - 1] - values[begin] > UINT8_MAX) {
+      first_.push_back(is_wide + static_cast<std::uint32_t>(wide_.size()));
+      wide_.insert(wide_.end(), values.begin() + static_cast<std::ptrdiff_t>(begin),
+                   values.begin() + static_cast<std::ptrdiff_t>(end));
+    } else {
+      first_.push_back(values[begin]);
+      for (std::size_t i = begin; i < end; ++i) {
+        above_[i] = static_cast<std::uint8_t>(values[i] - values[begin]);
+      }
+    }
+  }
+  wide_.shrink_to_fit();
+}
 
 // Rows of labels, one after the other, ascending within each. A row of up to 16 is compared as a
 // whole; for a longer one every sixteenth label lies in an array of its own, to find the 16 by.
