@@ -190,6 +190,7 @@ Labels<Label>::Labels(std::vector<Label> labels) : labels_(std::move(labels)) {
   samples_.reserve(labels_.size() / width + 1 + width);
   for (std::size_t i = 0; i < labels_.size(); i += width) samples_.push_back(labels_[i]);
   samples_.resize(samples_.size() + width);
+  labels_.reserve(labels_.size() + width);  // for resize alone would double what is reserved
   labels_.resize(labels_.size() + width);
 }
 
