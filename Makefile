@@ -9,6 +9,7 @@ FUZZ_CXX ?= clang++
 RUN := $(VENV)/bin
 CODE := perslm builders service tests fixtures
 KERNEL := CMakeLists.txt $(wildcard perslm/_kernel/*.cpp perslm/_kernel/*.hpp)
+CXX_CODE := $(filter %pp,$(KERNEL)) $(wildcard tests/fuzz/*.cpp)
 INSTALL = $(RUN)/python -m pip install --quiet --disable-pip-version-check $(INSTALL_FLAGS) -e
 SHOW_BACKEND = $(RUN)/python -c 'import perslm; print("perslm.backend is", perslm.backend)'
 # what scores, counts, reads or writes models: checked on numpy too
@@ -20,7 +21,7 @@ ifneq ($(shell command -v c++ g++ clang++),)
 test lint bench: export PERSLM_KERNEL ?= on
 endif
 
-.PHONY: demo test lint bench sanitize fuzz clean help
+.PHONY: demo test lint format bench sanitize fuzz clean help
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -37,7 +38,11 @@ test: $(VENV)/.test lint ## everything the project checks
 lint: $(VENV)/.test ## format, lint and types only
 	$(RUN)/ruff format --check $(CODE)
 	$(RUN)/ruff check $(CODE)
-	$(RUN)/clang-format --dry-run --Werror $(wildcard perslm/_kernel/*.?pp tests/fuzz/*.cpp)
+	$(RUN)/clang-format --dry-run --Werror $(CXX_CODE)
+
+format: $(VENV)/.test ## bring all code into the form that lint asks for
+	$(RUN)/ruff format $(CODE)
+	$(RUN)/clang-format -i $(CXX_CODE)
 	$(RUN)/mypy
 
 bench: $(VENV)/.test ## quality of cleaning and speed, beside other libraries
