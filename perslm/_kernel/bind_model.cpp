@@ -1,5 +1,5 @@
-// The model as a Python object. It takes arrays as they are, of exactly the right dtype and shape, and
-// fills those that it is given: perslm/model.py makes them.
+// The model as a Python object. It takes arrays as they are, of exactly the right dtype and shape,
+// and fills those that it is given: perslm/model.py makes them.
 #include <nanobind/stl/unique_ptr.h>
 
 #include "bindings.hpp"
@@ -141,8 +141,8 @@ void mix_columns(nb::handle global, nb::handle weights, nb::handle columns, nb::
     if (where.ids[i] >= width) throw ArgumentError("a column is not in the rows");
   }
   for (size_t i = 0; i < n; ++i) {
-    mix_row(rows.data() + i * width, width, weight.data()[i], where,
-            known.data() + i * where.size, to.data() + i * width);
+    mix_row(rows.data() + i * width, width, weight.data()[i], where, known.data() + i * where.size,
+            to.data() + i * width);
   }
 }
 

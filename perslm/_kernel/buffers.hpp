@@ -16,8 +16,8 @@ namespace perslm {
 // either end of its life.
 class Buffer {
  public:
-  // Throws TypeError, with `name`, if the object is no such array, has other dimensions, or is to be
-  // written to and cannot.
+  // Throws TypeError, with `name`, if the object is no such array, has other dimensions, or is to
+  // be written to and cannot.
   Buffer(nanobind::handle object, const char* name, int dimensions, bool writable) : name_(name) {
     const int flags = PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0);
     if (PyObject_GetBuffer(object.ptr(), &view_, flags) != 0) {

@@ -39,8 +39,8 @@ class Values {
   std::vector<float> logprob_;
 };
 
-// Finds the value of an n-gram of one order by its count and its context's total. Small totals share
-// their values between contexts; above, only the n-grams of one context do.
+// Finds the value of an n-gram of one order by its count and its context's total. Small totals
+// share their values between contexts; above, only the n-grams of one context do.
 class Discounted {
  public:
   Discounted(Values& values, const Bins& discount)
@@ -178,8 +178,8 @@ class Estimator {
       if (plain && end - begin == 1) {  // as most contexts are: both logarithms are known
         value[begin] = discounted.only(count[begin]);
         const uint32_t lower = result_.value[k - 1][level.suffix[begin]];
-        result_.log_backoff[k - 1][i] = static_cast<float>(values_.log_left_by(value[begin]) -
-                                                           values_.log_left_by(lower));
+        result_.log_backoff[k - 1][i] =
+            static_cast<float>(values_.log_left_by(value[begin]) - values_.log_left_by(lower));
         continue;
       }
       uint64_t total = counts_.pruned ? counts_.cut[k][i] : 0;

@@ -10,8 +10,8 @@
 
 namespace perslm {
 
-// A log-probability depends on the order, the count and the context's total alone, so there are few:
-// a user has some thousand. Each is held once.
+// A log-probability depends on the order, the count and the context's total alone, so there are
+// few: a user has some thousand. Each is held once.
 struct Katz {
   std::vector<float> logprob;                     // the distinct ln p; -inf for <s>
   std::vector<std::vector<std::uint32_t>> value;  // [order][entry]: which of them

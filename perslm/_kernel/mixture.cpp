@@ -27,7 +27,7 @@ namespace {
 using std::size_t;
 using std::uint32_t;
 
-constexpr size_t block = 8192;  // columns: what was shifted is still in the first cache when patched
+constexpr size_t block = 8192;  // columns: what was just shifted is still near when it is patched
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
 // e^d for d <= 0, to 1e-7 relative; 0 below -87 (and for NaN).

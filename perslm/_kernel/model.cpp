@@ -167,15 +167,15 @@ class Compiled final : public Model {
   void event_row(const Chain& chain, float* out) const;
   void best(const Chain& chain, size_t k, std::vector<Likely>& found) const;
 
-  std::vector<float> logprob_;  // the distinct ones
-  WordIndex<Index> words_;      // token id -> event
-  std::vector<float> root_;     // [event]: ln p of the word alone; and -inf for no event
+  std::vector<float> logprob_;         // the distinct ones
+  WordIndex<Index> words_;             // token id -> event
+  std::vector<float> root_;            // [event]: ln p of the word alone; and -inf for no event
   std::vector<Index> by_probability_;  // events, likeliest first
   uint32_t bos_entry_ = none, eos_entry_ = none, eos_event_ = none;
   std::array<uint32_t, max_order> level_begin_{};  // the first entry of each level
   Labels<Index> arcs_;
-  std::vector<Index> value_;      // [arc]: index into logprob_
-  Offsets first_arc_;             // [context]
+  std::vector<Index> value_;        // [arc]: index into logprob_
+  Offsets first_arc_;               // [context]
   std::vector<float> log_backoff_;  // [context]
   std::vector<uint32_t> shorter_;   // [context of three or more words]: without its oldest word
 };
@@ -235,9 +235,9 @@ void Compiled<Index>::compile_arcs(const Counts& counts, const Katz& katz) {
   Index* value = value_.data();
   for (size_t k = 1; k < counts.levels.size(); ++k) {
     const std::vector<uint32_t>& entries_of = counts.levels[k].label;
-    label = std::transform(entries_of.begin(), entries_of.end(), label, [bos = bos_entry_](uint32_t e) {
-      return static_cast<Index>(e - (e > bos));
-    });
+    label = std::transform(
+        entries_of.begin(), entries_of.end(), label,
+        [bos = bos_entry_](uint32_t e) { return static_cast<Index>(e - (e > bos)); });
     value = std::transform(katz.value[k].begin(), katz.value[k].end(), value,
                            [](uint32_t v) { return static_cast<Index>(v); });
   }
@@ -444,9 +444,15 @@ void TokenIds::read(size_t first, size_t n, uint32_t* out) const {
     if (negative) throw ArgumentError("a token id is negative");
   };
   switch (type) {
-    case uint32: std::copy_n(static_cast<const uint32_t*>(data) + first, n, out); break;
-    case int32: read_as(static_cast<const std::int32_t*>(data)); break;
-    case int64: read_as(static_cast<const std::int64_t*>(data)); break;
+    case uint32:
+      std::copy_n(static_cast<const uint32_t*>(data) + first, n, out);
+      break;
+    case int32:
+      read_as(static_cast<const std::int32_t*>(data));
+      break;
+    case int64:
+      read_as(static_cast<const std::int64_t*>(data));
+      break;
   }
 }
 

@@ -2,9 +2,9 @@
 //
 // Entries are the n-grams of perslm::Counts in level order; an arc is an entry of level 2 or above.
 // Per arc there is a label (the event: the word's place among those that the user ever wrote) and
-// the number of its log-probability in a table of the distinct ones. Per context (an entry below the
-// last level) there is the first of its arcs, ln alpha, and from level 3 on the context without its
-// oldest word. State 0 is the root and state e + 1 is entry e.
+// the number of its log-probability in a table of the distinct ones. Per context (an entry below
+// the last level) there is the first of its arcs, ln alpha, and from level 3 on the context without
+// its oldest word. State 0 is the root and state e + 1 is entry e.
 //
 // A word is looked up from the root upwards: whoever holds an n-gram holds its suffix, so the first
 // context that does not know the word ends the search, and the last n-gram found below the order is

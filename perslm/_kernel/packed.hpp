@@ -1,5 +1,5 @@
-// The packed arrays that a model is made of: a subset of the vocabulary, ascending offsets, and rows
-// of ascending labels, each with its lookup.
+// The packed arrays that a model is made of: a subset of the vocabulary, ascending offsets, and
+// rows of ascending labels, each with its lookup.
 #pragma once
 
 #include <algorithm>
@@ -40,15 +40,15 @@ std::size_t size_of(const std::vector<T>& values) {
   return values.capacity() * sizeof(T);
 }
 
-// Which place an id has among the ids of a set, ascending: a bitmap with the number of members before
-// each 32 ids; a binary search where the ids are too far apart for that.
+// Which place an id has among the ids of a set, ascending: a bitmap with the number of members
+// before each 32 ids; a binary search where the ids are too far apart for that.
 template <class Index>
 class WordIndex {
  public:
   WordIndex() = default;
 
   explicit WordIndex(const std::vector<std::uint32_t>& members) {
-    if (members.empty() || members.back() / 256 > members.size() + 256) return;
+    if (members.empty() || members.back() / 128 > members.size() + 128) return;
     const std::size_t blocks = members.back() / width + 1;
     bits_.resize(blocks);
     before_.resize(blocks);
@@ -123,8 +123,8 @@ void WordIndex<Index>::find(const std::uint32_t* ids, std::size_t n,
   }
 }
 
-// Numbers that do not descend, in a byte each above the first of their block; a block that spans too
-// much for that has them in full elsewhere.
+// Numbers that do not descend, in a byte each above the first of their block; a block that spans
+// too much for that has them in full elsewhere.
 class Offsets {
  public:
   Offsets() = default;
