@@ -197,7 +197,7 @@ def test_a_fetched_model_scores_in_process(client: Client, store: Store) -> None
     fresh = client.fetch(USER)
     assert fresh.generation == 2
     assert fresh.metadata == model.metadata
-    assert fresh.automaton.arcs > model.automaton.arcs
+    assert fresh.ngrams > model.ngrams
     with pytest.raises(ArgumentError, match="between 0 and 1"):
         client.fetch(USER, weight=2)
 

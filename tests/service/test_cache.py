@@ -38,7 +38,7 @@ class Counting:
 
 def words(entry: Entry) -> int:
     assert isinstance(entry.model, PersonalModel)
-    return entry.model.automaton.ngrams[0]
+    return entry.model.ngrams[0]
 
 
 def test_a_fresh_model_asks_nothing_and_a_due_one_only_its_generation(store: Store) -> None:

@@ -198,14 +198,13 @@ def composed_weight(sentence: Any, model: Any) -> float:
 
 
 def sentence_weight(model: Automaton, ids: list[int]) -> float:
-    """−ln p(ids </s> | <s>), by the library."""
-    personal = PersonalModel(model, Metadata("0" * 32))
-    state = personal.states([[SPECIALS.bos]])
-    total = 0.0
-    for token_id in [*ids, SPECIALS.eos]:
-        logprob, following = personal.score(state, [[token_id]])
-        total -= float(logprob[0, 0])
-        state = following[:, 0]
+    """−ln p(ids </s> | <s>), by the automaton."""
+    state, total = np.array([model.start]), 0.0
+    for token_id in ids:
+        path = model.walk(state, np.array([token_id]))
+        total += float(path.weight[0])
+        state = np.where(path.arc < 0, ROOT, model.next_state[path.arc])
+    total += float(model.closing(state)[0])
     return total
 
 
@@ -302,9 +301,11 @@ def test_round_trip_in_every_arc_type(arc_type: str) -> None:
 
 
 def test_round_trip_through_a_file(tmp_path: Path) -> None:
-    model = small_model(4)
+    counts = count([Seq([2, 3, 2, 4], True, True), Seq([3, 4], True, False)], 4, SPECIALS)
+    model = build(counts, estimate(counts))
     path = tmp_path / "model.fst"
-    openfst.dump(PersonalModel(model, Metadata("0" * 32)), path, WORDS.__getitem__)
+    personal = PersonalModel.from_counts(counts, Metadata("0" * 32))
+    openfst.dump(personal, path, WORDS.__getitem__)
     assert pywrapfst.Fst.read(str(path)).num_states() == model.states
     back = openfst.load(path, SPECIALS, id_of=IDS.get)
     assert_same(back, model)
