@@ -93,6 +93,25 @@ class Reader {
     return static_cast<u32>(value);
   }
 
+  // The one member of a row, of a few columns or of a table.
+  u32 draw_one(const Urn& urn) {
+    Stack::Cursor cursor(stack_);
+    const u64 target = cursor.peek(precision(urn.total)) * urn.total >> precision(urn.total);
+    u64 before = 0;
+    u32 column = 0;
+    while (before + urn.tokens[column] <= target) before += urn.tokens[column++];
+    cursor.drop(share_of(before, before + urn.tokens[column], urn.total));
+    return column;
+  }
+
+  u32 draw_one(const SlotTable& table) {
+    Stack::Cursor cursor(stack_);
+    const u32 place = table.find(cursor.peek(table.bits));
+    const u32 start = table.starts[place];
+    cursor.drop({start, table.starts[place + 1] - start, table.bits});
+    return table.columns[place];
+  }
+
   // The members of a row of a few columns: each as likely as its tokens are many, and none twice. The
   // order in which they came tells nothing, so its bits go back to the stack.
   void draw(const Urn& urn, u32 members, std::vector<Member>& row) {
@@ -511,14 +530,27 @@ class Walk {
     if constexpr (!Coder::reads) {
       if (members != size_of(level, context)) fail("more follows a context than its urn holds");
     }
-    choose(models, order, context, urn, members, events == urn.total);
     if (Coder::reads && level.size() - end_ < members)
       fail("rule 12: there are more n-grams than announced");
-    if (members == 1) {
-      if (events > row_[0].tokens) fail("rule 11: an urn holds fewer tokens than are drawn from it");
-      keep(order, urn, row_[0].column, events);
-      return;
+    if constexpr (Coder::reads) {  // shorter ways, with the same outcome, to what most rows are
+      if (events == urn.total) {
+        for (u32 column = 0; column < urn.size; ++column) {
+          if (urn.tokens[column] == 0) continue;
+          level.suffix[end_] = urn.first + column;
+          level.count[end_++] = urn.tokens[column];
+        }
+        urn.total = urn.nonzero = 0;
+        return;
+      }
+      if (members == 1) {
+        const u32 column = only_member(urn);
+        if (events > urn.tokens[column])
+          fail("rule 11: an urn holds fewer tokens than are drawn from it");
+        keep(order, urn, column, events);
+        return;
+      }
     }
+    choose(models, order, context, urn, members, events == urn.total);
     u64 room = 0;  // tokens that the rest of the members could give beyond one each
     for (const Member& member : row_) room += member.tokens - 1;
     if (events - members > room) fail("rule 11: an urn holds fewer tokens than are drawn from it");
@@ -554,6 +586,14 @@ class Walk {
     }
     ++end_;
     urn.take(column, count);
+  }
+
+  u32 only_member(const Urn& urn) {
+    if (urn.size > Urn::few) return coder_.draw_one(urns_.back().table(urn));
+    if (urn.nonzero > 1) return coder_.draw_one(urn);
+    u32 column = 0;
+    while (urn.tokens[column] == 0) ++column;
+    return column;
   }
 
   static u32 size_of(const Level& level, u32 context) {
