@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import accumulate, chain
 from operator import index
 from typing import Any, Protocol, TypeAlias
 
@@ -171,10 +172,19 @@ class PersonalModel:
         An empty history is the middle of nowhere (the root): begin with ``<s>`` to open a sequence.
         Raises ArgumentError if an id is negative or no integer.
         """
-        recent = [last_ids(history, self.order - 1) for history in histories]
-        begins = np.zeros(len(recent) + 1, np.int64)
-        np.cumsum([len(row) for row in recent], out=begins[1:])
-        ids = np.array([min(i, OUTSIDE) for row in recent for i in row], np.int64)
+        depth = self.order - 1
+        if (
+            isinstance(histories, np.ndarray)
+            and histories.ndim == 2
+            and histories.dtype.kind in "ui"
+        ):
+            histories = histories[:, max(0, histories.shape[1] - depth) :].tolist()
+        recent = [last_ids(history, depth) for history in histories]
+        begins = np.array([*accumulate(map(len, recent), initial=0)], np.int64)
+        flat = [*chain.from_iterable(recent)]
+        if flat and max(flat) > OUTSIDE:
+            flat = [min(i, OUTSIDE) for i in flat]
+        ids = np.array(flat, np.int64)
         states = np.empty(len(recent), np.uint32)
         self._engine.states(ids, begins, states)
         return states
@@ -340,10 +350,10 @@ def last_ids(history: Sequence[int] | AnyIntegers, depth: int) -> list[int]:
     Raises ArgumentError, without what was given, if one is negative or no integer.
     """
     try:
-        recent = [index(i) for i in history[len(history) - min(depth, len(history)) :]]
+        recent = [*map(index, history[max(0, len(history) - depth) :])]
     except TypeError:  # not chained: what was given may be somebody's text
         raise ArgumentError("a history is a sequence of token ids, which are integers") from None
-    if any(i < 0 for i in recent):
+    if recent and min(recent) < 0:
         raise ArgumentError("a history holds a negative token id")
     return recent
 
