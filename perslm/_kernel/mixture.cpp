@@ -58,7 +58,11 @@ inline float log1p_unit(float t) {
 }
 
 PERSLM_WIDE void shift(const float* from, size_t n, float by, float* to) {
-  for (size_t i = 0; i < n; ++i) to[i] = from[i] + by;
+  if (from == to) {  // not every compiler knows that this is no obstacle to vectors
+    for (size_t i = 0; i < n; ++i) to[i] += by;
+  } else {
+    for (size_t i = 0; i < n; ++i) to[i] = from[i] + by;
+  }
 }
 
 // values[i] = ln(e^values[i] + e^(personal[i] + log_weight))

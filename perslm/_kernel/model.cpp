@@ -350,7 +350,10 @@ void Compiled<Index>::score_row(const Chain& chain, const uint32_t* ids, size_t 
     for (size_t i = 0; i < found; ++i) next[at[i]] = arc[i] + first;
   }
   const uint32_t opens = specials_.bos, closes = specials_.eos, start = start_;
-  for (size_t i = 0; i < n; ++i) next[i] = (ids[i] == opens) | (ids[i] == closes) ? start : next[i];
+  for (size_t i = 0; i < n; ++i) {
+    const bool restarts = (ids[i] == opens) | (ids[i] == closes);
+    next[i] = restarts ? start : next[i];
+  }
 }
 
 template <class Index>
