@@ -50,6 +50,7 @@ bench: $(VENV)/.test ## quality of cleaning and speed, beside other libraries
 	$(RUN)/python -m tests.benchmarks.build
 	$(RUN)/python -m tests.benchmarks.serving
 	$(RUN)/python -m tests.benchmarks.weight
+	$(RUN)/perslm bench
 
 sanitize: ## the tests that use the kernel, with address and undefined-behaviour sanitizers
 	CXX=g++ PERSLM_KERNEL=on $(MAKE) VENV=.venv-sanitize .venv-sanitize/.test \
@@ -59,7 +60,7 @@ sanitize: ## the tests that use the kernel, with address and undefined-behaviour
 	  ASAN_OPTIONS=detect_leaks=0:log_path=$(CURDIR)/build/finding PYTHONMALLOC=malloc \
 	  UBSAN_OPTIONS=print_stacktrace=1:log_path=$(CURDIR)/build/finding PERSLM_KERNEL=on \
 	  .venv-sanitize/bin/python -m pytest $(TWIN) tests/unit/test_kernel_*.py \
-	  || { cat build/finding.*; exit 1; }
+	  || { cat build/finding.* 2>/dev/null; exit 1; }
 
 fuzz: build/fuzz/decode $(VENV)/.test ## damage payloads for SECONDS (600), hold the decoder to its promises
 	mkdir -p build/fuzz/corpus

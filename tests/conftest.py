@@ -11,12 +11,17 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import redis
 
 from perslm import _backend
 from perslm.embedded import EmbeddedServer
 from perslm.store import Store, open_store
+
+# a busy machine, or one with sanitizers, is slow and not wrong
+hypothesis.settings.register_profile("perslm", deadline=None)
+hypothesis.settings.load_profile("perslm")
 
 
 @pytest.fixture(scope="session")
