@@ -17,7 +17,7 @@ from typing import NamedTuple, NoReturn
 
 import numpy as np
 
-from perslm.counts import BINS, Counts, Level, Specials
+from perslm.counts import BINS, MAX_ORDER, Counts, Level, Specials
 
 _LARGEST = (1 << 31) - 1
 _NGRAMS_PER_BYTE, _FREE_NGRAMS = 256, 1024
@@ -34,11 +34,51 @@ class BadPayloadError(ValueError):
 
 def encode(counts: Counts) -> bytes:
     """Return the payload of ``counts``; raises ValueError if no sequences have them."""
+    _check(counts)
     sizes = [len(level) for level in counts.levels]
     writer = _Writer()
     trie = _Trie.of(counts)
     _Walk(writer, trie).run()
     return b"".join(map(_varint, sizes)) + writer.stack(_least_words(sum(sizes)))
+
+
+def _check(counts: Counts) -> None:
+    """Refuse what is no trie of counts; the kernel does so when it takes them over."""
+    _require(1 <= counts.order <= MAX_ORDER, "the order is not 1 to 5")
+    below = Level(*(np.zeros(1, np.uint32),) * 3, np.zeros(1, np.int64))
+    specials = counts.specials
+    for order, level in enumerate(counts.levels, start=1):
+        context, word, suffix, count = level.context, level.word, level.suffix, level.count
+        n = len(word)
+        _require(all(a.shape == (n,) for a in (context, suffix, count)), "arrays differ in length")
+        inside = (context < len(below)).all() and (suffix < len(below)).all()
+        _require(inside, "a context or suffix is not in the level below")
+        keys = level.keys()
+        _require((keys[:-1] < keys[1:]).all(), "n-grams are not ascending")
+        is_bos = word == specials.bos
+        _require(((count == 0) == is_bos).all() and not (count < 0).any(), "a count is not above 0")
+        _require((is_bos | (word < specials.size)).all(), "a word is outside the vocabulary")
+        if order > 1:
+            _require(not is_bos.any(), "<s> follows a word")
+            _require((below.word[context] != specials.eos).all(), "</s> is followed")
+            ends = below.word[suffix] == word
+            begins = below.context[suffix] == below.suffix[context]
+            _require((ends & begins).all(), "a suffix is not the n-gram without its oldest word")
+        else:
+            _require(not suffix.any(), "a word has a suffix")
+        below = level
+    if counts.cut is None or counts.whole is None:
+        _require(counts.cut is counts.whole, "pruned counts have both cut and whole")
+        return
+    contexts = [1, *(len(level) for level in counts.levels[:-1])]
+    _require([len(masses) for masses in counts.cut] == contexts, "cut has not one per context")
+    _require(counts.whole.shape == (counts.order, BINS + 1), "whole is not int64[order, 6]")
+    _require(all((a >= 0).all() for a in (*counts.cut, counts.whole)), "a count is below 0")
+
+
+def _require(holds: bool | np.bool_, otherwise: str) -> None:
+    if not holds:
+        raise ValueError(otherwise)
 
 
 def decode(payload: bytes, order: int, specials: Specials, pruned: bool) -> Counts:
@@ -473,6 +513,8 @@ class _Walk:
 
     def run(self) -> None:
         if self._trie.pruned:
+            if self._trie.cut[0][0]:
+                self._coder.fail("words themselves were cut")
             model = _Number()
             for row in self._trie.whole:
                 row[:] = [self._coder.number(model, n, _LARGEST) for n in row]
@@ -548,7 +590,7 @@ class _Walk:
                 if events:
                     urn = urns[trie.suffix[below][context]]
                     self._row(models, order, urn, events, row)
-            elif row:
+            elif row or (trie.pruned and trie.cut[k][context]):
                 coder.fail("something follows </s>")
             if coder.reads:
                 begin.append(len(trie.suffix[k]))
@@ -592,9 +634,9 @@ class _Walk:
             cut = trie.cut[order - 1]
             if is_bos:
                 cut[context] = coder.number(models.cut, cut[context], _LARGEST - events)
+            elif cut[context] > missing:
+                coder.fail("more was cut after a context than was seen of it")
             elif missing:
-                if cut[context] > missing:
-                    coder.fail("more was cut after a context than was seen of it")
                 ending = coder.number(models.ending(missing), missing - cut[context], missing)
                 cut[context] = missing - ending
         return events

@@ -195,8 +195,10 @@ def _digest(text: str) -> bytes:
         digest = bytes.fromhex(text)
     except ValueError:
         digest = b""
-    if len(digest) != 16:
-        raise ArgumentError("a fingerprint or source digest is 32 hexadecimal digits")
+    if len(digest) != 16 or digest.hex() != text:
+        raise ArgumentError(
+            "a fingerprint or source digest is 32 hexadecimal digits, in lower case"
+        )
     return digest
 
 
@@ -222,7 +224,8 @@ def _read_sections(data: bytes, at: int, end: int, order: int) -> WeightTable | 
 
 
 def _pack_weights(table: WeightTable, order: int) -> bytes:
-    counts, masses = len(table[0]), len(table[0][0])
+    counts = len(table[0]) if table else 0
+    masses = len(table[0][0]) if counts else 0
     values = [value for by_count in table for by_mass in by_count for value in by_mass]
     regular = all(
         len(by_count) == counts and all(len(by_mass) == masses for by_mass in by_count)

@@ -370,6 +370,7 @@ class Walk {
   }
 
   void whole() {
+    if (counts_.cut[0][0] != 0) fail("words themselves were cut");
     Number model;
     for (auto& row : counts_.whole)
       for (auto& n : row) number(model, n, largest);
@@ -455,7 +456,8 @@ class Walk {
         events = events_after(models, order, context, is_bos, some_missing, events);
         if (!is_bos) missing_sum |= contexts.count[context] - events;
         if (events > 0) row(models, order, context, events);
-      } else if (!Coder::reads && level.begin[context + 1] != level.begin[context]) {
+      } else if (!Coder::reads && (level.begin[context + 1] != level.begin[context] ||
+                                   (counts_.pruned && counts_.cut[order - 1][context] != 0))) {
         fail("something follows </s>");
       }
       if constexpr (Coder::reads) level.begin[context + 1] = end_;
@@ -500,12 +502,10 @@ class Walk {
     auto& cut = counts_.cut[order - 1][context];
     if (is_bos) {
       number(models.cut, cut, largest - events);
+    } else if (cut > missing) {  // a reader finds 0 there
+      fail("more was cut after a context than was seen of it");
     } else if (missing > 0) {
-      u32 ending = 0;
-      if constexpr (!Coder::reads) {
-        if (cut > missing) fail("more was cut after a context than was seen of it");
-        ending = missing - cut;
-      }
+      u32 ending = missing - cut;
       ending = coder_.number(models.ending[std::min(half_octave(missing), 63u)], ending, missing);
       if constexpr (Coder::reads) cut = missing - ending;
     }
