@@ -45,12 +45,12 @@ struct WordModels {
 
 // The models of the numbers of one order above 1.
 struct Models {
-  Number opening;                                            // events after <s>
-  std::array<Number, 64> missing;                            // events less than the context's count
-  std::array<Number, 64> ending;                             // those that were not cut
-  Number cut;                                                // events cut after <s>
+  Number opening;                  // events after <s>
+  std::array<Number, 64> missing;  // events less than the context's count
+  std::array<Number, 64> ending;   // those that were not cut
+  Number cut;                      // events cut after <s>
   std::vector<Number> distinct = std::vector<Number>(48 * 8);
-  std::array<Number, 64> left;                               // members in the left half of the slots
+  std::array<Number, 64> left;  // members in the left half of the slots
   std::vector<Number> extra = std::vector<Number>(16 * 16);
 
   Number& distinct_of(u32 events, u32 columns) {
@@ -112,8 +112,8 @@ class Reader {
     return table.columns[place];
   }
 
-  // The members of a row of a few columns: each as likely as its tokens are many, and none twice. The
-  // order in which they came tells nothing, so its bits go back to the stack.
+  // The members of a row of a few columns: each as likely as its tokens are many, and none twice.
+  // The order in which they came tells nothing, so its bits go back to the stack.
   void draw(const Urn& urn, u32 members, std::vector<Member>& row) {
     Stack::Cursor cursor(stack_);
     u32 total = urn.total;
@@ -259,9 +259,9 @@ class Writer {
     while (members > longest_list) {
       --bits;
       const u64 middle = low + (u64{1} << bits);
-      const u32* split = std::lower_bound(
-          places, places + members, middle,
-          [&](u32 place, u64 slot) { return table.starts[place] < slot; });
+      const u32* split =
+          std::lower_bound(places, places + members, middle,
+                           [&](u32 place, u64 slot) { return table.starts[place] < slot; });
       const auto left = static_cast<u32>(split - places);
       number(models.left[half_octave(members)], zigzag(left, members / 2), 2 * members);
       bisect(models, table, low, bits, places, left);
@@ -274,7 +274,8 @@ class Writer {
     const u64 high = low + (u64{1} << bits);
     for (u32 i = 0; i < members; ++i) {
       const u64 start = table.starts[places[i]];
-      members_.push_back({start - low, std::min<u64>(table.starts[places[i] + 1], high) - start, bits});
+      members_.push_back(
+          {start - low, std::min<u64>(table.starts[places[i] + 1], high) - start, bits});
     }
     sets_.back().end = members_.size();
   }
@@ -294,7 +295,8 @@ class Writer {
   [[noreturn]] static void fail(const char* why) { throw std::invalid_argument(why); }
 
  private:
-  // Members of a row in ascending order: shares of slots if total is 0; else `size` tokens of total.
+  // Members of a row in ascending order: shares of slots if total is 0; else `size` tokens of
+  // total.
   struct Set {
     std::size_t begin, end;
     u32 total;
@@ -462,10 +464,12 @@ class Walk {
       }
       if constexpr (Coder::reads) level.begin[context + 1] = end_;
     }
-    if (end_ != level.size() && Coder::reads) fail("rule 12: there are fewer n-grams than announced");
+    if (end_ != level.size() && Coder::reads)
+      fail("rule 12: there are fewer n-grams than announced");
     if constexpr (Coder::reads)
       for (u32 i = 0; i < end_; ++i) level.label[i] = contexts.label[level.suffix[i]];
-    if (some_missing != (missing_sum != 0)) fail("rule 10: events are missing, or not, otherwise than announced");
+    if (some_missing != (missing_sum != 0))
+      fail("rule 10: events are missing, or not, otherwise than announced");
   }
 
   static u32 sum(const Level& level, u32 context) {
@@ -495,7 +499,9 @@ class Walk {
     } else {
       if (!Coder::reads && events > seen) fail("more follows a context than was seen of it");
       const u32 size = half_octave(seen);
-      missing = some_missing ? coder_.number(models.missing[std::min(size, 63u)], seen - events, seen) : 0;
+      missing = some_missing
+                    ? coder_.number(models.missing[std::min(size, 63u)], seen - events, seen)
+                    : 0;
       events = seen - missing;
     }
     if (!counts_.pruned) return events;
@@ -563,9 +569,9 @@ class Walk {
         own = most;
       } else if (extra > 0 && most > 0) {
         if constexpr (!Coder::reads) own = level.count[end_] - 1;
-        own = left == 1 ? extra
-                        : coder_.number(models.extra_of(extra, left, most), own,
-                                        std::min(extra, most));
+        own = left == 1
+                  ? extra
+                  : coder_.number(models.extra_of(extra, left, most), own, std::min(extra, most));
       }
       room -= most;
       extra -= own;
@@ -640,9 +646,9 @@ class Walk {
 
   Coder& coder_;
   CountsRef counts_;
-  std::vector<Urns> urns_;  // by order, from 2
+  std::vector<Urns> urns_;                   // by order, from 2
   u32 bos_ = 0xffffffff, eos_ = 0xffffffff;  // entries of level 1, or none
-  u32 end_ = 0;  // the next entry of the level
+  u32 end_ = 0;                              // the next entry of the level
   std::vector<Member> row_;
   std::vector<u32> places_;
 };
@@ -659,7 +665,8 @@ u32 read_varint(const std::uint8_t*& at, const std::uint8_t* end) {
     const std::uint8_t byte = *at++;
     value |= u64{byte & 127u} << shift;
     if (byte < 128) {
-      if (byte == 0 && shift > 0) throw BadPayload("rule 7: a number is longer than it needs to be");
+      if (byte == 0 && shift > 0)
+        throw BadPayload("rule 7: a number is longer than it needs to be");
       if (value > largest) break;
       return static_cast<u32>(value);
     }

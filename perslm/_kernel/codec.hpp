@@ -10,8 +10,8 @@
 
 namespace perslm {
 
-// The payload of `counts`; the same counts give the same bytes. Throws std::invalid_argument if they
-// are none that sequences can have.
+// The payload of `counts`; the same counts give the same bytes. Throws std::invalid_argument if
+// they are none that sequences can have.
 std::vector<std::uint8_t> encode(const Counts& counts);
 
 // What `encode` made a payload of. Throws BadPayload, whatever else the bytes are; takes time and

@@ -29,14 +29,14 @@ struct Level {
   std::size_t size() const { return label.size(); }
 };
 
-// words[i] is the token id of entry i of level 1, ascending; label i of level 1 is i itself, and its
-// suffix 0. The entry of <s>, where there is one, has count 0 and is nobody's successor.
+// words[i] is the token id of entry i of level 1, ascending; label i of level 1 is i itself, and
+// its suffix 0. The entry of <s>, where there is one, has count 0 and is nobody's successor.
 struct Counts {
   Specials specials{};
   std::vector<std::uint32_t> words;
   std::vector<Level> levels;
   bool pruned = false;
-  std::vector<std::vector<std::uint32_t>> cut;        // if pruned: [order][contexts of the level]
+  std::vector<std::vector<std::uint32_t>> cut;  // if pruned: [order][contexts of the level]
   std::vector<std::array<std::uint32_t, bins + 1>> whole;  // if pruned: n_1 .. n_6 by order
 
   int order() const { return static_cast<int>(levels.size()); }

@@ -29,14 +29,12 @@ inline constexpr Rates rates;
 // The probability of a 1, learned from the bits so far: quickly at first, then ever slower.
 class Bit {
  public:
-  Share share(bool bit) const {
-    return bit ? Share{0, one_, 16} : Share{one_, 65536u - one_, 16};
-  }
+  Share share(bool bit) const { return bit ? Share{0, one_, 16} : Share{one_, 65536u - one_, 16}; }
 
   void learn(bool bit) {
     const std::uint32_t rate = rates.of[seen_];
-    const std::uint32_t one = bit ? one_ + ((65536u - one_) * rate >> 16)
-                                  : one_ - (one_ * rate >> 16);
+    const std::uint32_t one =
+        bit ? one_ + ((65536u - one_) * rate >> 16) : one_ - (one_ * rate >> 16);
     one_ = static_cast<std::uint16_t>(one < least ? least : one > most ? most : one);
     if (seen_ < 254) ++seen_;
   }

@@ -1,5 +1,5 @@
-// The entropy coder under the payload: range asymmetric numeral systems (Duda 2013, arXiv:1311.2540)
-// as a stack of 32-bit words below a 64-bit state.
+// The entropy coder under the payload: range asymmetric numeral systems (Duda 2013,
+// arXiv:1311.2540) as a stack of 32-bit words below a 64-bit state.
 //
 // Reading a symbol takes it off the stack, writing one puts it there; each is the exact inverse of
 // the other. So a reader may also *write*: codec.cpp does that to get back the bits that the order

@@ -1,7 +1,7 @@
 // Urns: how many tokens of each word are still to be seen after a context.
 //
-// An n-gram h'w stands for c(h'w) tokens, and each of them belongs to one longer context h that ends
-// in h'. So the successors of all these h together empty the urn of h', whose columns are the
+// An n-gram h'w stands for c(h'w) tokens, and each of them belongs to one longer context h that
+// ends in h'. So the successors of all these h together empty the urn of h', whose columns are the
 // successors w of h'. The codec draws from it; FORMAT.md, section "Rows", says how.
 #pragma once
 
@@ -35,7 +35,8 @@ struct SlotTable {
     columns.resize(nonzero);
     starts.resize(nonzero + 1);
     shift_ = bits;
-    while (shift_ > 0 && (std::uint64_t{1} << (bits - shift_)) < 2 * std::uint64_t{nonzero}) --shift_;
+    while (shift_ > 0 && (std::uint64_t{1} << (bits - shift_)) < 2 * std::uint64_t{nonzero})
+      --shift_;
     buckets_.resize(std::size_t{1} << (bits - shift_));
     std::uint64_t before = 0;
     std::uint32_t place = 0, bucket = 0;
@@ -91,8 +92,12 @@ class Urns {
   Urn of(std::uint32_t context) {
     Head& head = heads_[context];
     const std::uint32_t first = begin_[context];
-    return {tokens_.data() + first, begin_[context + 1] - first, first,
-            head.total,             head.nonzero,                head.table};
+    return {tokens_.data() + first,
+            begin_[context + 1] - first,
+            first,
+            head.total,
+            head.nonzero,
+            head.table};
   }
 
   // The table to draw with; made anew whenever three quarters of the tokens are gone.
@@ -103,7 +108,7 @@ class Urns {
       tables_.emplace_back();
     }
     SlotTable& table = tables_[static_cast<std::size_t>(urn.table)];
-    if (is_new || urn.total <= table.total / 4) 
+    if (is_new || urn.total <= table.total / 4)
       table.make(urn.tokens, urn.size, urn.total, urn.nonzero);
     return table;
   }
