@@ -30,6 +30,10 @@ a script short.
 so that "newer number" always means "take this one" to caches and ETags. Each generation remembers
 what it replaced (``previous``); rolling back twice goes back two steps, not forth again.
 
+**Tenants** share a server and nothing else. Those of the tenant ``acme`` have the namespace
+``perslm.acme``, the default tenant has the one above. No key of one begins like a key of another,
+since what follows a namespace is a colon, which no tenant's name may hold.
+
 **Deletion.** ``forget`` removes everything and leaves a *fence*: one integer above every number
 the user ever had. A build publishes only against the fence that it read at its start, so one that
 was running cannot bring the user back; one begun later can, and goes on with higher numbers.
@@ -42,6 +46,7 @@ arrived, the second finds it and returns the same number. redis-py's own retries
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import threading
@@ -80,6 +85,8 @@ DEFAULT_URL: Final = "embedded:"
 KEEP_GENERATIONS_SECONDS: Final = 7 * 86400
 FENCE_SECONDS: Final = 30 * 86400
 USER_ID_BYTES: Final = 256
+NAMESPACE: Final = "perslm"
+DEFAULT_TENANT: Final = "default"
 
 _SCHEMES: Final = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
 _INFO_FIELDS: Final = (
@@ -131,7 +138,8 @@ class Stored(UserInfo):
 def open_store(
     url: str | None = None,
     *,
-    namespace: str = "perslm",
+    tenant: str | None = None,
+    namespace: str = NAMESPACE,
     timeout: float = 5.0,
     keep_generations_seconds: int = KEEP_GENERATIONS_SECONDS,
 ) -> Store:
@@ -140,6 +148,8 @@ def open_store(
     Args:
         url: see the module; None means the environment's ``PERSLM_STORE``, else ``embedded:``.
             ``embedded:/some/dir`` names the embedded store's directory.
+        tenant: whose users these are; None means the environment's ``PERSLM_TENANT``, else
+            ``default``.
         namespace: first part of every key, so that several installations can share a server.
         timeout: seconds for connecting and for each reply.
         keep_generations_seconds: how long a superseded generation stays for ``rollback``.
@@ -149,10 +159,17 @@ def open_store(
     """
     return Store(
         url or os.environ.get("PERSLM_STORE") or DEFAULT_URL,
+        tenant=tenant or os.environ.get("PERSLM_TENANT") or DEFAULT_TENANT,
         namespace=namespace,
         timeout=timeout,
         keep_generations_seconds=keep_generations_seconds,
     )
+
+
+def check_tenant(name: str) -> None:
+    """Raise ArgumentError unless ``name`` can be a tenant's."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", name):
+        raise ArgumentError("a tenant is 1 to 40 letters, digits, '_' or '-'")
 
 
 class Store:
@@ -165,7 +182,13 @@ class Store:
     """
 
     def __init__(
-        self, url: str, *, namespace: str, timeout: float, keep_generations_seconds: int
+        self,
+        url: str,
+        *,
+        tenant: str = DEFAULT_TENANT,
+        namespace: str,
+        timeout: float,
+        keep_generations_seconds: int,
     ) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", namespace):
             raise ArgumentError("a namespace is 1 to 64 letters, digits, '_', '.' or '-'")
@@ -173,7 +196,10 @@ class Store:
             raise ArgumentError(f"the timeout is {timeout} s: it must be above 0")
         if keep_generations_seconds < 0:
             raise ArgumentError("keep_generations_seconds must not be negative")
-        self._namespace = namespace
+        check_tenant(tenant)
+        self._installation = namespace
+        self._namespace = _namespace(namespace, tenant)
+        self._owner: Store | None = None  # whose connections these are, if another's
         self._timeout = timeout
         self._keep = int(keep_generations_seconds)
         self._mutex = threading.Lock()
@@ -197,8 +223,22 @@ class Store:
     ) -> None:
         self.close()
 
+    def of_tenant(self, tenant: str) -> Store:
+        """Return the same store with the keys of another tenant.
+
+        It has the connections of this one, which stays the one to close. Raises ArgumentError if
+        ``tenant`` cannot be a tenant's name.
+        """
+        check_tenant(tenant)
+        view = copy.copy(self)
+        view._namespace = _namespace(self._installation, tenant)
+        view._owner = self._owner or self
+        return view
+
     def close(self) -> None:
         """Close all connections; an embedded server stops when its last user has closed."""
+        if self._owner is not None:
+            return
         with self._mutex:
             self._closed = True
             client, self._client = self._client, None
@@ -457,6 +497,8 @@ class Store:
         raise explain(error, self.location, trouble) from None
 
     def _connect(self) -> Any:
+        if self._owner is not None:
+            return self._owner._connect()
         with self._mutex:
             if self._closed:
                 raise StoreUnavailableError("this store was closed: open it again")
@@ -505,6 +547,10 @@ class Store:
         host = parts.hostname or ""
         masked = "***@" if "@" in parts.netloc else ""
         return f"{scheme}://{masked}{host}{f':{port}' if port else ''}{parts.path}"
+
+
+def _namespace(installation: str, tenant: str) -> str:
+    return installation if tenant == DEFAULT_TENANT else f"{installation}.{tenant}"
 
 
 def _info_values(

@@ -50,6 +50,16 @@ class Settings:
 
     A request may have ``max_body_bytes``, ``max_histories``, and need ``max_answer_values``
     log-probabilities: its histories times its candidates, or times the vocabulary.
+
+    Who may call, which docs/operations.md tells at length: ``keys`` is a file of API keys. Tokens
+    are checked with one of the files ``jwt_secret`` (HS256) and ``jwt_keys`` (a PEM public key or a
+    JWK set: RS256, ES256); they must be for ``jwt_audience`` and from ``jwt_issuer`` if those are
+    set, with ``jwt_leeway_seconds`` for clocks that differ, and the claim ``jwt_user_claim``, where
+    it is there, limits a token to one user. ``tls_cert`` and ``tls_key`` are PEM files (one may
+    hold both) and switch TLS on; with ``tls_client_ca`` callers need a certificate of one of its
+    authorities. ``behind_proxy`` says that a proxy does TLS in front. ``audit_log`` is the file
+    that audit records go to instead of standard error, ``audit_key`` that with the key which user
+    ids are hashed with in them.
     """
 
     store: str | None = None
@@ -63,14 +73,41 @@ class Settings:
     max_histories: int = 1024
     max_answer_values: int = 8 * _MIB
 
+    keys: str | None = None
+    jwt_secret: str | None = None
+    jwt_keys: str | None = None
+    jwt_audience: str | None = None
+    jwt_issuer: str | None = None
+    jwt_leeway_seconds: float = 30.0
+    jwt_user_claim: str = "user"
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    tls_client_ca: str | None = None
+    behind_proxy: bool = False
+    audit_log: str | None = None
+    audit_key: str | None = None
+
     def __post_init__(self) -> None:
         check_weight(self.weight)
-        for name in ("cache_bytes", "fresh_seconds", "stale_seconds"):
+        for name in ("cache_bytes", "fresh_seconds", "stale_seconds", "jwt_leeway_seconds"):
             if not getattr(self, name) >= 0:
                 raise ArgumentError(f"the setting {name} cannot be negative")
         for name in ("max_body_bytes", "max_histories", "max_answer_values"):
             if getattr(self, name) < 1:
                 raise ArgumentError(f"the setting {name} must be at least 1")
+        if self.jwt_secret is not None and self.jwt_keys is not None:
+            raise ArgumentError("tokens have one issuer: set jwt_secret or jwt_keys, not both")
+        tokens = self.jwt_secret is not None or self.jwt_keys is not None
+        if not tokens and (self.jwt_audience is not None or self.jwt_issuer is not None):
+            raise ArgumentError("to check tokens, set jwt_secret or jwt_keys, too")
+        if self.tls_cert is None and (self.tls_key is not None or self.tls_client_ca is not None):
+            raise ArgumentError("TLS needs a certificate: set tls_cert, too")
+
+    @property
+    def authenticates(self) -> bool:
+        """Tell whether a caller must prove who it is: with a key, a token or a certificate."""
+        proofs = (self.keys, self.jwt_secret, self.jwt_keys, self.tls_client_ca)
+        return any(proof is not None for proof in proofs)
 
     @classmethod
     def from_environment(
@@ -92,28 +129,46 @@ class Settings:
         return cls(**values)
 
     def address(self) -> TcpAddress | UnixAddress:
-        """Return where to listen.
+        """Return where to listen for HTTP.
 
-        Raises ArgumentError if ``http`` is neither ``HOST:PORT`` nor ``unix:/path``, or if other
-        machines could connect there and ``insecure`` is not set: nothing authenticates them yet.
+        Raises ArgumentError if ``http`` is neither ``HOST:PORT`` nor ``unix:/path``, or is not
+        safe (``safe_address``).
         """
-        if self.http.startswith("unix:"):
-            path = Path(self.http.removeprefix("unix:").removeprefix("//"))
+        return self.safe_address(self.http, "HTTP")
+
+    def safe_address(self, text: str, what: str) -> TcpAddress | UnixAddress:
+        """Return the address that ``text`` is, of the transport ``what``.
+
+        Where other machines can connect, callers must be authenticated (``authenticates``) and
+        what is sent must be encrypted, by ``tls_cert`` or by a proxy in front (``behind_proxy``);
+        ``insecure`` does without both. Raises ArgumentError for an address where that does not
+        hold, and for what is neither ``HOST:PORT`` nor ``unix:/path``.
+        """
+        if text.startswith("unix:"):
+            path = Path(text.removeprefix("unix:").removeprefix("//"))
             if not path.is_absolute():
                 raise ArgumentError("a unix socket needs an absolute path: unix:/run/perslm.sock")
             return UnixAddress(path)
-        host, _, port = self.http.rpartition(":")
+        host, _, port = text.rpartition(":")
         host = host.removeprefix("[").removesuffix("]")
         if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
             raise ArgumentError(
-                "the HTTP address must be HOST:PORT or unix:/path, such as 127.0.0.1:8377"
+                f"the {what} address must be HOST:PORT or unix:/path, such as 127.0.0.1:8377"
             )
         if not self.insecure and not _is_loopback(host):
-            raise ArgumentError(
-                "other machines could connect to this address, and there is no authentication: "
-                "listen on 127.0.0.1 or unix:/path behind a proxy that authenticates, or accept "
-                "the risk with --insecure (PERSLM_INSECURE=1)"
-            )
+            if not self.authenticates:
+                raise ArgumentError(
+                    "other machines could connect to this address, and nothing authenticates "
+                    "them: make keys with perslm keys create and name their file with --keys, or "
+                    "listen on 127.0.0.1 or unix:/path, or accept the risk with --insecure "
+                    "(PERSLM_INSECURE=1)"
+                )
+            if self.tls_cert is None and not self.behind_proxy:
+                raise ArgumentError(
+                    "other machines could connect to this address, and nothing encrypts what they "
+                    "send: give a certificate with --tls-cert, or say --behind-proxy if a proxy "
+                    "does TLS in front, or accept the risk with --insecure (PERSLM_INSECURE=1)"
+                )
         return TcpAddress(host, int(port))
 
 

@@ -29,9 +29,26 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "PERSLM_MAX_BODY_BYTES": "4",
         "PERSLM_MAX_HISTORIES": "5",
         "PERSLM_MAX_ANSWER_VALUES": "6",
+        "PERSLM_KEYS": "keys.json",
+        "PERSLM_JWT_SECRET": "secret",
+        "PERSLM_JWT_KEYS": "",
+        "PERSLM_JWT_AUDIENCE": "perslm",
+        "PERSLM_JWT_ISSUER": "login",
+        "PERSLM_JWT_LEEWAY_SECONDS": "7",
+        "PERSLM_JWT_USER_CLAIM": "sub",
+        "PERSLM_TLS_CERT": "cert.pem",
+        "PERSLM_TLS_KEY": "key.pem",
+        "PERSLM_TLS_CLIENT_CA": "ca.pem",
+        "PERSLM_BEHIND_PROXY": "1",
+        "PERSLM_AUDIT_LOG": "audit.log",
+        "PERSLM_AUDIT_KEY": "audit.key",
     }
     assert set(environment) == {f"PERSLM_{name.upper()}" for name in Settings.__dataclass_fields__}
-    wanted = Settings("redis://localhost", "unix:/run/s", 0.5, True, 1, 2.5, 3.0, 4, 5, 6)
+    wanted = Settings(
+        *("redis://localhost", "unix:/run/s", 0.5, True, 1, 2.5, 3.0, 4, 5, 6),
+        *("keys.json", "secret", None, "perslm", "login", 7.0, "sub"),
+        *("cert.pem", "key.pem", "ca.pem", True, "audit.log", "audit.key"),
+    )
     assert Settings.from_environment(environment) == wanted
 
 
@@ -69,10 +86,40 @@ def test_addresses_on_this_machine(http: str, address: Any) -> None:
 
 
 @pytest.mark.parametrize("http", ["0.0.0.0:80", "[::]:80", "192.168.1.5:80", "example.com:80"])
-def test_addresses_that_others_reach_must_be_asked_for(http: str) -> None:
-    with pytest.raises(ArgumentError, match="--insecure"):
-        Settings(http=http).address()
-    assert isinstance(Settings(http=http, insecure=True).address(), TcpAddress)
+def test_where_others_reach_it_callers_are_known_and_lines_encrypted(http: str) -> None:
+    for unsafe, remedy in (
+        (Settings(http=http), "--keys"),
+        (Settings(http=http, tls_cert="c", tls_key="k"), "--keys"),
+        (Settings(http=http, behind_proxy=True), "--keys"),
+        (Settings(http=http, keys="f"), "--tls-cert"),
+        (Settings(http=http, jwt_secret="f"), "--tls-cert"),
+        (Settings(http=http, jwt_keys="f"), "--tls-cert"),
+    ):
+        with pytest.raises(ArgumentError, match=f"{remedy}.*--insecure"):
+            unsafe.address()
+    for safe in (
+        Settings(http=http, insecure=True),
+        Settings(http=http, keys="f", tls_cert="c"),
+        Settings(http=http, keys="f", behind_proxy=True),
+        Settings(http=http, tls_cert="c", tls_client_ca="a"),
+    ):
+        assert isinstance(safe.address(), TcpAddress)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"jwt_secret": "s", "jwt_keys": "k"},
+        {"jwt_audience": "a"},
+        {"jwt_issuer": "i", "keys": "k"},
+        {"tls_key": "k"},
+        {"tls_client_ca": "a"},
+        {"jwt_leeway_seconds": -1.0},
+    ],
+)
+def test_settings_that_do_not_fit_together(given: Any) -> None:
+    with pytest.raises(ArgumentError):
+        Settings(**given)
 
 
 @pytest.mark.parametrize(
