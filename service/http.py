@@ -1,57 +1,39 @@
-"""The scoring service over HTTP: translators around ``service.core``, and the server process.
+"""The scoring service over HTTP: translators around ``service.core``.
 
-``create_app`` makes the ASGI application, ``serve`` runs it. Handlers read bytes, call the core and
-write bytes; the formats are in ``service.codec``, the documentation of the routes in
-``service.openapi``. FastAPI documents and routes; its validation and serialization are left out of
-the way (:class:`_PlainRoute`), for they would take longer than the scoring does.
+``create_app`` makes the ASGI application, which ``service.run`` runs. Handlers read bytes, call the
+core and write bytes; the formats are in ``service.codec``, the documentation of the routes in
+``service.openapi``, the words for what went wrong in ``service.problems``. FastAPI documents and
+routes; its validation and serialization are left out of the way (:class:`_PlainRoute`), for they
+would take longer than the scoring does.
 
 What blocks runs in a worker thread: anything that asks the store, large bodies, large answers. A
 small request for a model that is in memory is answered on the event loop, because a change of
 threads would cost more than the answer.
 
-**What leaves.** Errors are ``{"error": code, "message": remedy}``, both from fixed text. An
-exception that nobody foresaw becomes a fixed string and a request id; the log has the id, the type
-and the place of the exception, not its text, which could hold what a user wrote. User ids are in
-paths, so there is no access log.
+**What leaves.** Errors are ``{"error": code, "message": remedy}``, both from fixed text
+(``service.problems``). User ids are in paths, so there is no access log.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import json
-import logging
-import os
-import socket
-import stat
-import sys
-import traceback
-import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import asdict
-from types import FrameType
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote
 
-import uvicorn
 from anyio import to_thread
 from fastapi import FastAPI, Request, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from perslm.errors import (
-    ArgumentError,
-    BlobError,
-    NoModelError,
-    PerslmError,
-    StoreError,
-)
-from perslm.store import Store, open_store
+from perslm.errors import PerslmError
 from service import openapi
 from service.codec import Format, decode, encode
 from service.core import RequestError, ScoringService
-from service.settings import Settings, TcpAddress, UnixAddress
+from service.problems import Problem, problem_of
+from service.settings import Settings
 
 _FORMATS: Final[dict[str, Format]] = {
     "application/json": "json",
@@ -65,20 +47,21 @@ _MEDIA_TYPES: Final[dict[Format, str]] = {
 }
 _STATUS_OF_CODE: Final = {
     "malformed_body": 400,
+    "unknown_user": 404,
     "body_too_large": 413,
     "unsupported_media_type": 415,
+    "internal": 500,
+    "bad_blob": 503,
+    "store_unavailable": 503,
 }
+_REFUSED: Final = 422  # every other code
 _SMALL_BODY_BYTES: Final = 1 << 16
-_KEEP_ALIVE_SECONDS: Final = 75  # longer than a writer pauses between two words
-_SHUTDOWN_SECONDS: Final = 5
 
-_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
-def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
-    """Return the application; ``store`` (default: the one that ``settings`` name) is not closed."""
-    opened = store if store is not None else open_store(settings.store)
+def create_app(settings: Settings, service: ScoringService) -> FastAPI:
+    """Return the application that answers with ``service``."""
     app = FastAPI(
         title="perslm",
         version="1",
@@ -88,7 +71,7 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
     )
     app.add_middleware(_Boundary)
     app.add_exception_handler(HTTPException, _on_http_exception)
-    handlers = _Handlers(ScoringService(opened, settings), settings)
+    handlers = _Handlers(service, settings)
     user = "/v1/users/{user}"
     for path, method, handler, documentation in (
         ("/v1/score", "POST", handlers.score, openapi.SCORE),
@@ -108,43 +91,6 @@ def create_app(settings: Settings, store: Store | None = None) -> FastAPI:
         )
         app.router.routes.append(route)
     return app
-
-
-def serve(
-    settings: Settings,
-    store: Store | None = None,
-    *,
-    on_ready: Callable[[str], None] | None = None,
-) -> None:
-    """Serve until SIGINT or SIGTERM; requests that are being answered are finished first.
-
-    ``on_ready`` is called once connections are accepted, with the URL to give to ``perslm.Client``
-    (which has the port if the settings asked for port 0); by default it is printed. Call it from
-    the main thread for the signals to be handled.
-
-    Raises ArgumentError for an address that cannot be used or is not safe (``Settings.address``).
-    """
-    address = settings.address()
-    opened = store if store is not None else open_store(settings.store)
-    try:
-        with _listening(address) as (listener, url):
-            config = uvicorn.Config(
-                create_app(settings, opened),
-                loop="uvloop",
-                http="httptools",
-                ws="none",
-                lifespan="off",
-                access_log=False,
-                log_level="warning",
-                proxy_headers=False,
-                server_header=False,
-                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
-            )
-            _Server(config, lambda: (on_ready or _announce)(url)).run(sockets=[listener])
-    finally:
-        if store is None:
-            opened.close()
 
 
 class _Handlers:
@@ -214,7 +160,7 @@ class _PlainRoute(APIRoute):
             try:
                 return await endpoint(request)
             except PerslmError as error:
-                return _problem(error)
+                return _refusal(problem_of(error))
 
         return handle
 
@@ -242,37 +188,9 @@ class _Boundary:
         try:
             await self._app(scope, receive, watched)
         except Exception as error:  # noqa: BLE001 - the last line: whatever it is must not get out
-            request_id = uuid.uuid4().hex
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            _log.error(
-                "request %s failed: %s in %s, line %s",
-                request_id,
-                type(error).__name__,
-                place.filename,
-                place.lineno,
-            )
-            if started:  # too late for an answer; uvicorn sees it unfinished and hangs up
-                return
-            message = "an internal error: report the request id to who runs this service"
-            body = {"error": "internal", "message": message, "request_id": request_id}
-            await _json(body, 500)(scope, receive, send)
-
-
-class _Server(uvicorn.Server):
-    """Tells when it is ready, and returns after a signal instead of dying of it."""
-
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._on_ready = on_ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._on_ready()
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # uvicorn's own would raise the signal again at the end, and with it skip our cleaning up
-        self.force_exit = self.should_exit  # the second signal does not wait for requests
-        self.should_exit = True
+            problem = problem_of(error)
+            if not started:  # else too late for an answer; uvicorn sees it unfinished and hangs up
+                await _refusal(problem)(scope, receive, send)
 
 
 async def _call(quick: bool, work: Callable[[], _T]) -> _T:
@@ -324,23 +242,12 @@ def _json(content: object, status: int = 200) -> Response:
     return Response(json.dumps(content).encode(), status, media_type="application/json")
 
 
-def _problem(error: PerslmError) -> Response:
-    """Return the answer that an exception of the core becomes."""
-    if isinstance(error, RequestError):
-        status = _STATUS_OF_CODE.get(error.code, 422)
-        return _json({"error": error.code, "message": str(error)}, status)
-    if isinstance(error, NoModelError):
-        return _json({"error": "unknown_user", "message": "the user has no published model"}, 404)
-    if isinstance(error, BlobError):
-        message = "the published model cannot be read: build the user again, or roll back"
-        return _json({"error": "bad_blob", "message": message}, 503)
-    if isinstance(error, StoreError):
-        message = (
-            "the store of models does not answer or refuses: scoring goes on with the models in "
-            "memory; whoever runs this service finds the cause with perslm users --store URL"
-        )
-        return _json({"error": "store_unavailable", "message": message}, 503)
-    raise error
+def _refusal(problem: Problem) -> Response:
+    """Return the answer that a problem becomes."""
+    content = {"error": problem.code, "message": problem.message}
+    if problem.request_id is not None:
+        content["request_id"] = problem.request_id
+    return _json(content, _STATUS_OF_CODE.get(problem.code, _REFUSED))
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
@@ -353,75 +260,3 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     response = _json({"error": code, "message": message}, error.status_code)
     response.headers.update(error.headers or {})
     return response
-
-
-@contextlib.contextmanager
-def _listening(address: TcpAddress | UnixAddress) -> Iterator[tuple[socket.socket, str]]:
-    """Yield a bound socket and its URL; a unix socket's file is removed at the end."""
-    if isinstance(address, TcpAddress):
-        with _tcp_socket(address) as listener:
-            host, port = listener.getsockname()[:2]
-            yield listener, f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        return
-    with _unix_socket(address) as listener:
-        try:
-            yield listener, f"unix:{address.path}"
-        finally:
-            address.path.unlink(missing_ok=True)
-
-
-def _tcp_socket(address: TcpAddress) -> socket.socket:
-    try:
-        family, kind, protocol, _, place = socket.getaddrinfo(
-            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise ArgumentError(f"the HTTP address cannot be used ({error.strerror})") from error
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(place)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise ArgumentError(
-                f"port {address.port} is in use: choose another with --http, or 0 for any"
-            ) from error
-        raise ArgumentError(f"the HTTP address cannot be used ({error.strerror})") from error
-    return listener
-
-
-def _unix_socket(address: UnixAddress) -> socket.socket:
-    """Bind a socket that only this user can open, over a file that a dead server left."""
-    path = str(address.path)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        if _is_abandoned(path):
-            os.unlink(path)
-        listener.bind(path)
-        os.chmod(path, 0o600)  # nobody can connect before listen()
-    except OSError as error:
-        listener.close()
-        reason = error.strerror or str(error)
-        raise ArgumentError(
-            f"the unix socket cannot be used ({reason}): choose a short path in a directory of "
-            "yours where nothing else listens"
-        ) from error
-    return listener
-
-
-def _is_abandoned(path: str) -> bool:
-    """Tell whether ``path`` is a unix socket that nobody listens at."""
-    if not os.path.exists(path) or not stat.S_ISSOCK(os.stat(path).st_mode):
-        return False
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            return True
-    return False
-
-
-def _announce(url: str) -> None:
-    sys.stdout.write(f"listening on {url}\n")
-    sys.stdout.flush()

@@ -45,11 +45,11 @@ def serve(
     can also be given as an environment variable PERSLM_… (see service/settings.py).
     """
     try:
-        from service.http import serve as serve_http
+        from service.run import serve as serve_until_told
         from service.settings import Settings
     except ModuleNotFoundError as error:
         raise MissingExtraError("the scoring service", "service") from error
     settings = Settings.from_environment(
         http=http, weight=weight, store=store, insecure=insecure or None
     )
-    serve_http(settings)
+    serve_until_told(settings)

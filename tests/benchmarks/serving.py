@@ -35,7 +35,7 @@ from perslm.client import Client
 from perslm.counts import Specials, count
 from perslm.model import PersonalModel
 from perslm.store import open_store
-from service import http
+from service import run
 from service.settings import Settings
 from tests.support import Seq
 
@@ -51,7 +51,7 @@ def synthetic_mail(random: np.random.Generator) -> list[Seq]:
 
 def serve(store_url: str, ready: Connection) -> None:
     """Run the service with one more route, and send its URL."""
-    create_app = http.create_app
+    create_app = run.create_app
 
     def with_echo(*arguments: Any) -> fastapi.FastAPI:
         app = create_app(*arguments)
@@ -62,9 +62,9 @@ def serve(store_url: str, ready: Connection) -> None:
         app.router.add_route("/echo", echo, ["POST"])
         return app
 
-    http.create_app = with_echo
+    run.create_app = with_echo
     settings = Settings(store=store_url, http="127.0.0.1:0")
-    http.serve(settings, on_ready=ready.send)
+    run.serve(settings, on_ready=ready.send)
 
 
 def caller(url: str, path: str, media_type: str, body: bytes) -> Callable[[], bytes]:

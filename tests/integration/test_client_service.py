@@ -30,7 +30,7 @@ from perslm.interpolate import DEFAULT_WEIGHT, Float32Array
 from perslm.model import NullModel, PersonalModel
 from perslm.store import Store, open_store
 from perslm.vocabulary import Vocabulary
-from service.http import serve
+from service.run import serve
 from service.settings import Settings
 from tests.service.server import running
 from tests.support import ROOT
@@ -276,7 +276,7 @@ def kill(server: EmbeddedServer) -> None:
 def served(store_url: str, http: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A process that runs ``serve``, and the URL that it printed."""
     program = (
-        "import sys; from service.http import serve; from service.settings import Settings; "
+        "import sys; from service.run import serve; from service.settings import Settings; "
         "serve(Settings(store=sys.argv[1], http=sys.argv[2]))"
     )
     process = subprocess.Popen(

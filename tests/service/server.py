@@ -16,6 +16,7 @@ import uvicorn
 
 from perslm.store import Store
 from service.codec import Format
+from service.core import ScoringService
 from service.http import create_app
 from service.settings import Settings
 
@@ -38,7 +39,7 @@ class _Server(uvicorn.Server):
 def running(settings: Settings, store: Store, app: Any = None) -> Iterator[str]:
     """The URL of a server of ``app`` (default: the service) that lives as long as the context."""
     config = uvicorn.Config(
-        app or create_app(settings, store),
+        app or create_app(settings, ScoringService(store, settings)),
         port=0,
         loop="uvloop",
         http="httptools",
