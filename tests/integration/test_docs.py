@@ -75,7 +75,7 @@ def test_documented_commands_exist() -> None:
     commands |= {str(g.name) for g in perslm.cli.main.app.registered_groups}
     for document in ("README.md", "ARCHITECTURE.md", "CHANGELOG.md"):
         text = (ROOT / document).read_text("utf-8")
-        assert set(re.findall(r"perslm ([a-z]+)\b", " ".join(re.findall(r"`[^`]+`", text)))) <= (
+        assert set(re.findall(r"perslm ([a-z]+)\b", " ".join(re.findall(r"`[^`\n]+`", text)))) <= (
             commands
         )
 
