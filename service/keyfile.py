@@ -61,7 +61,9 @@ class Key:
             raise ArgumentError("a key's name is 1 to 64 letters, digits, or any of ._-")
         if not self.scopes or not set(self.scopes) <= set(SCOPES):
             raise ArgumentError(f"a key has one or more of the scopes {', '.join(SCOPES)}")
-        if not re.fullmatch(r"[0-9a-f]{12}", self.id) or len(self.sha256) != len(_NO_DIGEST):
+        if not re.fullmatch(r"[0-9a-f]{12}", self.id) or not re.fullmatch(
+            r"[0-9a-f]{64}", self.sha256
+        ):
             raise ArgumentError("a key's id is 12 hex digits, its digest 64")
 
 
@@ -127,10 +129,12 @@ def read(path: Path) -> list[Key]:
         content = json.loads(path.read_bytes())
         if content["version"] != _VERSION:
             raise ArgumentError(f"the key file {path} is of another version of perslm")
+        if type(content["keys"]) is not list:
+            raise TypeError
         keys = [_key(values) for values in content["keys"]]
     except ArgumentError:
         raise
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         # Not chained: the parser's message may repeat content.
         raise ArgumentError(
             f"{path} is not a file of API keys: make one with perslm keys create"
