@@ -29,6 +29,7 @@ The caller's own mistakes (shapes, negative ids) are ArgumentErrors always, as w
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 from collections import OrderedDict
@@ -39,7 +40,7 @@ from urllib.parse import quote
 
 import msgpack
 
-from perslm._transport import Transport
+from perslm._transport import Credentials, Transport
 from perslm.counts import MAX_ORDER
 from perslm.errors import (
     ArgumentError,
@@ -67,16 +68,30 @@ class Client:
     seconds to wait for a connection, and for the answer to go on. ``strict`` raises ServiceError,
     NoModelError and VocabularyMismatchError where else a model would abstain. ``pause`` is for how
     many seconds a model that cannot be had is not asked for again.
+
+    ``token`` is the API key or JSON Web Token to show (default: the environment's
+    ``PERSLM_TOKEN``). For ``https://``, ``ca`` is a PEM file with the authorities to trust instead
+    of those of the system, and ``cert`` the client's own certificate with its key: one PEM file, or
+    the two files. Raises ArgumentError for files that are not there.
     """
 
     def __init__(
-        self, url: str, *, timeout: float = 1.0, strict: bool = False, pause: float = 1.0
+        self,
+        url: str,
+        *,
+        timeout: float = 1.0,
+        strict: bool = False,
+        pause: float = 1.0,
+        token: str | None = None,
+        ca: str | None = None,
+        cert: str | tuple[str, str] | None = None,
     ) -> None:
         if not timeout > 0 or not pause >= 0:
             raise ArgumentError("a timeout is above 0 seconds, a pause not below")
         self.strict = strict
         self.pause = pause
-        self._http = Transport(url, timeout)
+        credentials = Credentials(token or os.environ.get("PERSLM_TOKEN") or None, ca, cert)
+        self._http = Transport(url, timeout, credentials)
         self._fetched: OrderedDict[tuple[str, float], tuple[str, PersonalModel]] = OrderedDict()
         self._mutex = threading.Lock()
 

@@ -5,7 +5,7 @@ A record is one line of JSON through the logger ``perslm.audit``::
     {"time": "2026-01-31T02:03:04.567+00:00", "action": "forget", "outcome": "ok",
      "tenant": "default", "principal": "key:ops", "user": "5f2b…", "request_id": "9c1e…"}
 
-``action`` is ``export`` (a model or its metadata was read), ``forget`` or ``admin``; ``outcome`` is
+``action`` is ``export`` (a model was asked for), ``forget`` or ``admin``; ``outcome`` is
 ``ok``, ``nothing`` (there was no model), ``forbidden`` or ``failed``. ``user`` is a *pseudonym*, a
 keyed hash of tenant and user id: the records of one user can be put together, and whoever has the
 key can find those of a known id, but nobody gets an id out of them. The key is the setting
@@ -21,11 +21,15 @@ import logging
 import logging.handlers
 import secrets
 import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
-from perslm.errors import ArgumentError
+from perslm.errors import ArgumentError, NoModelError
+from service.core import RequestError
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -66,25 +70,39 @@ class Audit:
     def __init__(self, settings: Settings) -> None:
         self._pseudonyms = Pseudonyms(settings)
 
-    def record(
+    @contextmanager
+    def recorded(
         self,
         action: Literal["export", "forget", "admin"],
-        outcome: Literal["ok", "nothing", "forbidden", "failed"],
         principal: Principal,
-        request_id: str,
         user: str | None = None,
-    ) -> None:
-        """Write that ``principal`` did, or was not allowed to do, ``action`` to ``user``."""
-        fields = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "action": action,
-            "outcome": outcome,
-            "tenant": principal.tenant,
-            "principal": principal.name,
-            "user": None if user is None else self._pseudonyms.of(principal.tenant, user),
-            "request_id": request_id,
-        }
-        _log.info("%s", json.dumps(fields))
+    ) -> Iterator[str]:
+        """Write how what is done inside ends; yield the id that the record will have.
+
+        That is for the answer, so that caller and record can be brought together.
+        """
+        request_id = uuid.uuid4().hex
+        outcome = "failed"
+        try:
+            yield request_id
+            outcome = "ok"
+        except NoModelError:
+            outcome = "nothing"
+            raise
+        except RequestError as error:
+            outcome = "forbidden" if error.code == "forbidden" else "failed"
+            raise
+        finally:
+            fields = {
+                "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                "action": action,
+                "outcome": outcome,
+                "tenant": principal.tenant,
+                "principal": principal.name,
+                "user": None if user is None else self._pseudonyms.of(principal.tenant, user),
+                "request_id": request_id,
+            }
+            _log.info("%s", json.dumps(fields))
 
 
 def configure(settings: Settings) -> None:

@@ -15,6 +15,9 @@ stale       the store did not answer: the old model goes on for ``stale_seconds`
 evicted     least recently used first, when the models exceed ``cache_bytes``
 ==========  ==========================================================================
 
+Users of different tenants are different users, whatever their ids: an entry belongs to a tenant and
+a user id, and is loaded from that tenant's part of the store. All share one bound.
+
 One thread at a time loads a user. Locks are striped: two users may share one, which costs a wait,
 never a wrong answer. What an answer is made of is the business of ``service.core``.
 """
@@ -26,15 +29,18 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, TypeAlias
 
 from perslm.errors import BlobError, StoreError
 from perslm.model import NullModel, PersonalModel
-from perslm.store import Store, UserInfo
+from perslm.store import DEFAULT_TENANT, Store, UserInfo
 from service.settings import Settings
 
 _STRIPES: Final = 64
 _ENTRY_BYTES: Final = 2048
+
+_Owner: TypeAlias = tuple[str, str]
+"""A tenant and the id of a user there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +74,7 @@ class ModelCache:
         self._store = store
         self._settings = settings
         self._clock = clock
-        self._entries: OrderedDict[str, Entry] = OrderedDict()  # least recently used first
+        self._entries: OrderedDict[_Owner, Entry] = OrderedDict()  # least recently used first
         self._bytes = 0
         self._mutex = threading.Lock()  # over the two above; never held while the store is asked
         self._loading = [threading.Lock() for _ in range(_STRIPES)]
@@ -79,51 +85,58 @@ class ModelCache:
     def __repr__(self) -> str:
         return f"ModelCache(entries={len(self)}, bytes={self._bytes})"
 
-    def peek(self, user: str) -> Entry | None:
+    def peek(self, user: str, tenant: str = DEFAULT_TENANT) -> Entry | None:
         """Return the user's entry if it is fresh: at once, without asking the store."""
-        entry = self._recent(user)
-        return entry if entry is not None and self._clock() < entry.due else None
+        return self._fresh((tenant, user))
 
-    def get(self, user: str) -> Entry:
+    def get(self, user: str, tenant: str = DEFAULT_TENANT) -> Entry:
         """Return the user's entry, after asking the store if it is due; may block on the store.
 
         Raises ArgumentError if ``user`` cannot be a user id, and nothing else.
         """
-        entry = self.peek(user)
+        owner = (tenant, user)
+        entry = self._fresh(owner)
         if entry is not None:
             return entry
-        old = self._recent(user)
-        lock = self._lock(user)
+        old = self._recent(owner)
+        lock = self._lock(owner)
         # while somebody else asks, what the store said not long ago will do
         usable = old is not None and self._clock() - old.confirmed < self._settings.stale_seconds
         if not lock.acquire(blocking=not usable):
             assert old is not None
             return old
         try:
-            entry = self.peek(user)
+            entry = self._fresh(owner)
             if entry is None:
-                entry = self._ask(user, self._recent(user))
-                self._put(user, entry)
+                entry = self._ask(owner, self._recent(owner))
+                self._put(owner, entry)
             return entry
         finally:
             lock.release()
 
-    def drop(self, user: str) -> None:
+    def drop(self, user: str, tenant: str = DEFAULT_TENANT) -> None:
         """Forget the entry of a user whose model in the store was just changed or deleted.
 
         A load that began before that has ended, and is dropped too, when this returns.
         """
-        with self._lock(user), self._mutex:
-            self._remove(user)
+        owner = (tenant, user)
+        with self._lock(owner), self._mutex:
+            self._remove(owner)
 
-    def _ask(self, user: str, old: Entry | None) -> Entry:
+    def _fresh(self, owner: _Owner) -> Entry | None:
+        entry = self._recent(owner)
+        return entry if entry is not None and self._clock() < entry.due else None
+
+    def _ask(self, owner: _Owner, old: Entry | None) -> Entry:
         """Return what the store says now, or else go on with what it said before."""
+        tenant, user = owner
+        store = self._store.of_tenant(tenant)
         now = self._clock()
         due = now + self._settings.fresh_seconds
         try:
-            if old is not None and old.generation == self._store.head(user).generation > 0:
+            if old is not None and old.generation == store.head(user).generation > 0:
                 return replace(old, due=due, confirmed=now, stale=False)
-            stored = self._store.fetch(user)
+            stored = store.fetch(user)
         except StoreError:
             if old is not None and now - old.confirmed < self._settings.stale_seconds:
                 return replace(old, due=due, stale=True)
@@ -142,26 +155,26 @@ class ModelCache:
         )  # without the blob, which would stay in memory
         return Entry(model, stored.generation, info, due, now)
 
-    def _lock(self, user: str) -> threading.Lock:
-        return self._loading[hash(user) % _STRIPES]
+    def _lock(self, owner: _Owner) -> threading.Lock:
+        return self._loading[hash(owner) % _STRIPES]
 
-    def _recent(self, user: str) -> Entry | None:
+    def _recent(self, owner: _Owner) -> Entry | None:
         with self._mutex:
-            entry = self._entries.get(user)
+            entry = self._entries.get(owner)
             if entry is not None:
-                self._entries.move_to_end(user)
+                self._entries.move_to_end(owner)
             return entry
 
-    def _put(self, user: str, entry: Entry) -> None:
+    def _put(self, owner: _Owner, entry: Entry) -> None:
         """Keep ``entry``, which may be larger than the bound: then it is the only one."""
         with self._mutex:
-            self._remove(user)
-            self._entries[user] = entry
+            self._remove(owner)
+            self._entries[owner] = entry
             self._bytes += entry.bytes
             while self._bytes > self._settings.cache_bytes and len(self._entries) > 1:
                 self._remove(next(iter(self._entries)))
 
-    def _remove(self, user: str) -> None:
-        entry = self._entries.pop(user, None)
+    def _remove(self, owner: _Owner) -> None:
+        entry = self._entries.pop(owner, None)
         if entry is not None:
             self._bytes -= entry.bytes

@@ -26,6 +26,7 @@ Models come from ``service.cache``.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
@@ -35,7 +36,7 @@ from perslm.counts import UInt32Array
 from perslm.errors import ArgumentError, BlobError, NoModelError, StoreUnavailableError
 from perslm.interpolate import Float32Array
 from perslm.model import Candidates, Histories, NullModel, PersonalModel
-from perslm.store import Store, Stored, UserInfo
+from perslm.store import DEFAULT_TENANT, Store, Stored, UserInfo
 from service.cache import ModelCache
 from service.settings import Settings
 
@@ -128,21 +129,32 @@ class UserModel:
 class ScoringService:
     """Everything that the service does, for any transport. Thread-safe; all calls may block.
 
-    The store stays the caller's, to close after the service has stopped.
+    The store stays the caller's, to close after the service has stopped. Users are those of the
+    default tenant; :meth:`of_tenant` has the others.
     """
 
     def __init__(
         self, store: Store, settings: Settings, *, cache: ModelCache | None = None
     ) -> None:
-        self._store = store
+        self._store = store.of_tenant(DEFAULT_TENANT)
         self._settings = settings
         self._cache = cache or ModelCache(store, settings)
+        self._tenant = DEFAULT_TENANT
+
+    def of_tenant(self, tenant: str) -> ScoringService:
+        """Return the same service with the users of another tenant, in the same cache."""
+        if tenant == self._tenant:
+            return self
+        other = copy.copy(self)
+        other._tenant = tenant
+        other._store = self._store.of_tenant(tenant)
+        return other
 
     def score(self, request: ScoreRequest) -> ScoreAnswer:
         """Score a request. Raises RequestError if it is malformed or over a limit."""
         n, columns = self._checked(request)
         try:
-            entry = self._cache.get(request.user)
+            entry = self._cache.get(request.user, self._tenant)
         except ArgumentError as error:
             raise RequestError("invalid_user", str(error)) from error
         model = entry.model
@@ -169,7 +181,7 @@ class ScoringService:
 
     def is_quick(self, request: ScoreRequest) -> bool:
         """Tell whether ``score`` would neither ask the store nor compute for long."""
-        entry = self._cache.peek(request.user)
+        entry = self._cache.peek(request.user, self._tenant)
         if entry is None:
             return False
         if isinstance(entry.model, NullModel):
@@ -187,7 +199,7 @@ class ScoringService:
         user id.
         """
         try:
-            entry = self._cache.get(user)
+            entry = self._cache.get(user, self._tenant)
         except ArgumentError as error:
             raise RequestError("invalid_user", str(error)) from error
         model, info = entry.model, entry.info
@@ -225,7 +237,7 @@ class ScoringService:
             existed = self._store.forget(user)
         except ArgumentError as error:
             raise RequestError("invalid_user", str(error)) from error
-        self._cache.drop(user)
+        self._cache.drop(user, self._tenant)
         if not existed:
             raise NoModelError("the user has no published model")
 

@@ -10,6 +10,9 @@ What blocks runs in a worker thread: anything that asks the store, large bodies,
 small request for a model that is in memory is answered on the event loop, because a change of
 threads would cost more than the answer.
 
+**Who may.** Every handler of a user's data asks ``service.auth`` before anything else. Probes and
+the documentation are open to all: they say nothing of anybody.
+
 **What leaves.** Errors are ``{"error": code, "message": remedy}``, both from fixed text
 (``service.problems``). User ids are in paths, so there is no access log.
 """
@@ -30,6 +33,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from perslm.errors import PerslmError
 from service import openapi
+from service.audit import Audit
+from service.auth import CHALLENGE, Authenticator, Principal
 from service.codec import Format, decode, encode
 from service.core import RequestError, ScoringService
 from service.problems import Problem, problem_of
@@ -47,6 +52,8 @@ _MEDIA_TYPES: Final[dict[Format, str]] = {
 }
 _STATUS_OF_CODE: Final = {
     "malformed_body": 400,
+    "unauthenticated": 401,
+    "forbidden": 403,
     "unknown_user": 404,
     "body_too_large": 413,
     "unsupported_media_type": 415,
@@ -61,7 +68,10 @@ _T = TypeVar("_T")
 
 
 def create_app(settings: Settings, service: ScoringService) -> FastAPI:
-    """Return the application that answers with ``service``."""
+    """Return the application that answers with ``service``, those whom ``settings`` admit.
+
+    Raises ArgumentError or OSError for a file of keys or secrets that cannot be used.
+    """
     app = FastAPI(
         title="perslm",
         version="1",
@@ -99,8 +109,11 @@ class _Handlers:
     def __init__(self, service: ScoringService, settings: Settings) -> None:
         self._service = service
         self._settings = settings
+        self._authenticator = Authenticator(settings)
+        self._audit = Audit(settings)
 
     async def score(self, request: Request) -> Response:
+        principal = self._principal(request)
         form = _FORMATS.get(_media_type(request.headers.get("content-type", "")))
         if form is None:
             raise RequestError(
@@ -111,17 +124,22 @@ class _Handlers:
         wanted = _accepted(request.headers.get("accept", ""), form)
         most = self._settings.max_histories
         asked = await _call(len(body) <= _SMALL_BODY_BYTES, lambda: decode(body, form, most))
-        answer = await _call(
-            self._service.is_quick(asked), lambda: encode(self._service.score(asked), wanted)
-        )
+        principal.require("score", asked.user)
+        service = self._service.of_tenant(principal.tenant)
+        answer = await _call(service.is_quick(asked), lambda: encode(service.score(asked), wanted))
         return Response(answer, media_type=_MEDIA_TYPES[wanted])
 
     async def model(self, request: Request) -> Response:
+        principal = self._principal(request)
         user = _user(request)
         known = _generation(request.headers.get("if-none-match", ""))
-        found = await to_thread.run_sync(lambda: self._service.blob(user, unless=known))
+        service = self._service.of_tenant(principal.tenant)
+        with self._audit.recorded("export", principal, user) as request_id:
+            principal.require("model:read", user)
+            found = await to_thread.run_sync(lambda: service.blob(user, unless=known))
         if isinstance(found, int):
-            return Response(status_code=304, headers={"etag": f'"{found}"'})
+            headers = {"etag": f'"{found}"', "x-request-id": request_id}
+            return Response(status_code=304, headers=headers)
         return Response(
             found.blob,
             media_type="application/octet-stream",
@@ -130,17 +148,26 @@ class _Handlers:
                 "cache-control": "private, no-cache",
                 "perslm-generation": str(found.generation),
                 "perslm-vocabulary": found.vocabulary,
+                "x-request-id": request_id,
             },
         )
 
     async def user(self, request: Request) -> Response:
+        principal = self._principal(request)
         user = _user(request)
-        return _json(asdict(await to_thread.run_sync(lambda: self._service.model(user))))
+        # who scores step by step must know the order, and sees no more of the model by it
+        principal.require("score" if "score" in principal.scopes else "model:read", user)
+        service = self._service.of_tenant(principal.tenant)
+        return _json(asdict(await to_thread.run_sync(lambda: service.model(user))))
 
     async def forget(self, request: Request) -> Response:
+        principal = self._principal(request)
         user = _user(request)
-        await to_thread.run_sync(lambda: self._service.forget(user))
-        return Response(status_code=204)
+        service = self._service.of_tenant(principal.tenant)
+        with self._audit.recorded("forget", principal, user) as request_id:
+            principal.require("forget", user)
+            await to_thread.run_sync(lambda: service.forget(user))
+        return Response(status_code=204, headers={"x-request-id": request_id})
 
     async def healthz(self, request: Request) -> Response:
         return _json({"status": "ok"})
@@ -148,6 +175,9 @@ class _Handlers:
     async def readyz(self, request: Request) -> Response:
         await to_thread.run_sync(self._service.check)
         return _json({"status": "ok"})
+
+    def _principal(self, request: Request) -> Principal:
+        return self._authenticator.authenticate(request.headers.get("authorization"))
 
 
 class _PlainRoute(APIRoute):
@@ -247,7 +277,10 @@ def _refusal(problem: Problem) -> Response:
     content = {"error": problem.code, "message": problem.message}
     if problem.request_id is not None:
         content["request_id"] = problem.request_id
-    return _json(content, _STATUS_OF_CODE.get(problem.code, _REFUSED))
+    response = _json(content, _STATUS_OF_CODE.get(problem.code, _REFUSED))
+    if problem.code == "unauthenticated":
+        response.headers["www-authenticate"] = CHALLENGE
+    return response
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from perslm.model import PersonalModel
+from perslm.model import NullModel, PersonalModel
 from perslm.store import Store, open_store
 from service.cache import Entry, ModelCache
 from tests.service.support import MAIL, NEW_MAIL, USER, Clock, blob_of, publish, settings
@@ -24,6 +24,10 @@ class Counting:
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()
+
+    def of_tenant(self, tenant: str) -> Counting:
+        assert tenant == "default"
+        return self
 
     def fetch(self, user: str) -> Any:
         self.fetches += 1
@@ -99,7 +103,7 @@ def test_while_somebody_asks_only_a_recent_answer_will_do(store: Store) -> None:
     cache = ModelCache(store, settings(fresh_seconds=1.0, stale_seconds=60.0), clock=clock)
     old = cache.get(USER)
     with ThreadPoolExecutor(1) as pool:
-        with cache._lock(USER):  # somebody asks
+        with cache._lock(("default", USER)):  # somebody asks
             clock.now += 59.0
             assert cache.get(USER) is old
             clock.now += 2.0
@@ -192,3 +196,18 @@ def test_impossible_users_are_not_remembered(user: str, store: Store) -> None:
     with pytest.raises(ValueError, match="user id"):
         cache.get(user)
     assert len(cache) == 0
+
+
+def test_the_same_user_id_of_two_tenants_is_two_users(store: Store) -> None:
+    acme = store.of_tenant("acme")
+    cache = ModelCache(store, settings(fresh_seconds=3600.0))
+    assert isinstance(cache.get(USER, "acme").model, NullModel)
+    publish(acme, USER, blob_of(NEW_MAIL))
+    cache.drop(USER, "acme")
+    theirs, ours = cache.get(USER, "acme"), cache.get(USER)
+    assert words(theirs) == words(ours) + 1
+    assert cache.peek(USER, "acme") is theirs
+    assert cache.peek(USER) is ours
+    cache.drop(USER, "acme")
+    assert cache.peek(USER) is ours
+    assert cache.peek(USER, "other") is None

@@ -14,6 +14,7 @@ from tests.service.support import (
     EOS,
     FINGERPRINT,
     HISTORIES,
+    NEW_MAIL,
     OTHER_FINGERPRINT,
     REFUSED,
     SCORED,
@@ -22,8 +23,10 @@ from tests.service.support import (
     USER,
     Case,
     assert_same,
+    blob_of,
     expected,
     local,
+    publish,
     settings,
 )
 
@@ -150,3 +153,24 @@ def test_forgetting_takes_effect_at_once(store: Store) -> None:
     assert store.fetch(USER) is None
     with pytest.raises(NoModelError):
         service.forget(USER)
+
+
+def test_tenants_share_no_user(store: Store) -> None:
+    ours = ScoringService(store, settings(fresh_seconds=3600))
+    theirs = ours.of_tenant("acme")
+    asked = request({"dense": True})
+    assert ours.score(asked).status == "ok"
+    assert not theirs.is_quick(asked)
+    assert theirs.score(asked).reason == "unknown_user"
+    with pytest.raises(NoModelError):
+        theirs.forget(USER)
+    with pytest.raises(NoModelError):
+        theirs.blob(USER)
+    publish(store.of_tenant("acme"), USER, blob_of(NEW_MAIL))
+    theirs = theirs.of_tenant("default").of_tenant("acme")
+    assert theirs.blob(USER) != ours.blob(USER)
+    theirs.forget(USER)
+    assert theirs.score(asked).reason == "unknown_user"
+    assert ours.is_quick(asked)
+    assert ours.score(asked).status == "ok"
+    assert ours.model(USER).generation == 1

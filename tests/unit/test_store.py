@@ -616,3 +616,37 @@ def test_any_sequence_of_operations(store: Store, raw_store: redis.Redis) -> Non
     run_state_machine_as_test(
         machine, settings=settings(max_examples=40, stateful_step_count=30, deadline=None)
     )
+
+
+def test_tenants_have_keys_of_their_own(store: Store, raw_store: redis.Redis) -> None:
+    names = ("default", "acme", "acme-2", "head")
+    for number, name in enumerate(names):
+        tenant = store.of_tenant(name)
+        for _ in range(number + 1):
+            tenant.publish("ann", b"blob", parent=tenant.head("ann"))
+        tenant.publish(name, b"blob", parent=tenant.head(name))
+    for number, name in enumerate(names):
+        tenant = store.of_tenant("other").of_tenant(name)
+        assert tenant.head("ann").generation == number + 1
+        assert set(tenant.users()) == {"ann", name}
+    assert store.of_tenant("acme").forget("ann")
+    assert [store.of_tenant(name).head("ann").generation for name in names] == [1, 0, 3, 4]
+    assert raw_store.exists("perslm:head:{ann}", "perslm.head:head:{ann}") == 2
+
+
+def test_a_view_closes_with_its_store(store_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERSLM_TENANT", "acme")
+    with open_store(store_url) as acme, open_store(store_url, tenant="default") as ours:
+        acme.publish("ann", b"blob", parent=acme.head("ann"))
+        view = ours.of_tenant("acme")
+        with view:
+            assert view.head("ann").generation == 1
+        assert ours.head("ann").generation == 0
+    with pytest.raises(StoreUnavailableError):
+        view.head("ann")
+
+
+@pytest.mark.parametrize("name", ["", "a:b", "a.b", "x" * 41, "é", "a\n"])
+def test_names_that_no_tenant_has(store: Store, name: str) -> None:
+    with pytest.raises(ArgumentError):
+        store.of_tenant(name)

@@ -1,0 +1,88 @@
+"""TLS for HTTP: certificates from files, taken anew when they change.
+
+A handshake begins with a look at the files (once a second at most), so a renewed certificate is
+used from the next connection on, and connections that are open stay so. Files that cannot be used
+leave the last good ones in place, and an error in the log. gRPC reads the same settings.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import ssl
+import time
+from typing import Final
+
+from perslm.errors import ArgumentError
+from service.settings import Settings
+
+_LOOK_SECONDS: Final = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+def server_context(settings: Settings, *, look_seconds: float = _LOOK_SECONDS) -> ssl.SSLContext:
+    """Return the context to accept connections with; ``settings`` must have a certificate.
+
+    With ``tls_client_ca`` only callers with a certificate of one of its authorities are accepted.
+    TLS 1.2 and 1.3. Raises ArgumentError if the files cannot be used.
+    """
+    files = _Files(settings)
+    current = files.context()
+    seen, looked = files.marks(), time.monotonic()
+
+    def on_hello(connection: ssl.SSLObject, name: str | None, first: ssl.SSLContext) -> None:
+        nonlocal current, seen, looked
+        now = time.monotonic()
+        if now - looked >= look_seconds:
+            looked, marks = now, files.marks()
+            if marks != seen:
+                seen = marks
+                try:
+                    current = files.context()
+                except ArgumentError as error:
+                    _log.error("%s; the last good ones stay in use", error)
+        connection.context = current
+
+    accepting = current
+    accepting.sni_callback = on_hello  # called for every handshake, also without a name
+    return accepting
+
+
+class _Files:
+    def __init__(self, settings: Settings) -> None:
+        assert settings.tls_cert is not None
+        self._certificate = settings.tls_cert
+        self._key = settings.tls_key
+        self._authorities = settings.tls_client_ca
+
+    def context(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        try:
+            # an encrypted key must not wait for somebody to type at a terminal
+            context.load_cert_chain(self._certificate, self._key, password=_no_password)
+            if self._authorities is not None:
+                context.load_verify_locations(self._authorities)
+                context.verify_mode = ssl.CERT_REQUIRED
+        except (OSError, ValueError) as error:
+            raise ArgumentError(
+                "the TLS certificate, its key or the client authorities cannot be used "
+                f"({type(error).__name__}): they are PEM files, the key without a password and of "
+                "the same pair as the certificate"
+            ) from error
+        return context
+
+    def marks(self) -> list[tuple[int, int, int] | None]:
+        found: list[tuple[int, int, int] | None] = []
+        for path in (self._certificate, self._key, self._authorities):
+            try:
+                at = os.stat(path) if path is not None else None
+            except OSError:
+                at = None
+            found.append(None if at is None else (at.st_ino, at.st_size, at.st_mtime_ns))
+        return found
+
+
+def _no_password() -> str:
+    raise ValueError
