@@ -13,12 +13,20 @@ import ssl
 import time
 from typing import Final
 
+import uvicorn
+
 from perslm.errors import ArgumentError
 from service.settings import Settings
 
 _LOOK_SECONDS: Final = 1.0
 
 _log = logging.getLogger(__name__)
+
+
+def secure(config: uvicorn.Config, settings: Settings) -> None:
+    """Make the server of ``config`` speak TLS only, as ``settings`` say; see server_context."""
+    config.load()  # which would else come later, and replace what is set here
+    config.ssl = server_context(settings)
 
 
 def server_context(settings: Settings, *, look_seconds: float = _LOOK_SECONDS) -> ssl.SSLContext:

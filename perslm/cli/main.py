@@ -14,7 +14,7 @@ import typer
 from rich.text import Text
 from typer.core import TyperGroup
 
-from perslm.cli import bench, building, demo, models, serving
+from perslm.cli import bench, building, demo, keys, models, serving
 from perslm.cli.common import stderr, stdout
 from perslm.errors import PerslmError
 
@@ -82,6 +82,7 @@ def _options(
 building.register(app)
 models.register(app)
 serving.register(app)
+keys.register(app)
 demo.register(app)
 bench.register(app)
 

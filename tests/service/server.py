@@ -19,6 +19,7 @@ from service.codec import Format
 from service.core import ScoringService
 from service.http import create_app
 from service.settings import Settings
+from service.tls import secure
 
 TYPES = {"json": "application/json", "msgpack": "application/msgpack"}
 
@@ -46,12 +47,16 @@ def running(settings: Settings, store: Store, app: Any = None) -> Iterator[str]:
         lifespan="off",
         log_config=None,
     )
+    scheme = "http"
+    if settings.tls_cert is not None:
+        secure(config, settings)
+        scheme = "https"
     server = _Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
         assert server.ready.wait(30)
-        yield f"http://127.0.0.1:{server.port}"
+        yield f"{scheme}://127.0.0.1:{server.port}"
     finally:
         server.should_exit = True
         thread.join(30)
@@ -71,8 +76,8 @@ class Reply:
 class Caller:
     """Sends requests that are put together here, not by ``perslm.client``."""
 
-    def __init__(self, url: str) -> None:
-        self._pool = urllib3.connection_from_url(url, timeout=30, retries=False)
+    def __init__(self, url: str, **tls: Any) -> None:
+        self._pool = urllib3.connection_from_url(url, timeout=30, retries=False, **tls)
 
     def __call__(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Reply:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
