@@ -5,7 +5,9 @@ samples, and the quartiles of the rounds' medians, which tell how far to trust t
 are made round by round: a machine that slows down slows all. The garbage collector is off.
 
 A sample is one call; of calls faster than :data:`BATCHED_BELOW`, the mean of one pass over the
-contender's arguments, for reading the clock takes a tenth of that. Successive calls get successive
+contender's arguments, for reading the clock takes a tenth of that. Calls slower than
+:data:`INTERRUPTED_ABOVE` are timed by their thread's CPU clock: the others see a neighbour on the
+machine in their 99th percentile only, these would in each sample. Successive calls get successive
 arguments: nothing is as fast as the same lookup again.
 """
 
@@ -26,6 +28,9 @@ import numpy.typing as npt
 
 BATCHED_BELOW = 1e-6
 """Seconds a call; faster ones are timed by the batch."""
+
+INTERRUPTED_ABOVE = 1e-4
+"""Seconds a call; the processor may well be taken away in the midst of a longer one."""
 
 SLOW = 10
 """Whoever needs longer than so many slots for a call makes one, and has no more turns."""
@@ -121,23 +126,24 @@ def _run(contender: Contender, calls: int) -> None:
 def _warm_up(contender: Contender, seconds: float) -> float:
     """Call until ``seconds`` are over or every argument had its turn; return the time of a call."""
     began = time.perf_counter()
-    best = float("inf")
+    wall = cpu = float("inf")
     for arguments in contender.arguments:
         if contender.before is not None:
             contender.before()
-        before = time.perf_counter()
+        cpu_before, before = time.thread_time(), time.perf_counter()
         contender.call(*arguments)
-        after = time.perf_counter()
-        best = min(best, after - before)
+        after, cpu_after = time.perf_counter(), time.thread_time()
+        wall, cpu = min(wall, after - before), min(cpu, cpu_after - cpu_before)
         if after - began > seconds:
             break
-    return best
+    return cpu if cpu > INTERRUPTED_ABOVE else wall
 
 
 def _slot(lane: _Lane, cycle: Iterator[tuple[Any, ...]], seconds: float) -> list[float]:
     """Return the samples of one slot, in seconds a call."""
     call, before = lane.contender.call, lane.contender.before
-    clock = time.perf_counter_ns
+    interrupted = lane.estimate > INTERRUPTED_ABOVE
+    clock = time.thread_time_ns if interrupted else time.perf_counter_ns
     samples: list[float] = []
     if lane.estimate < BATCHED_BELOW and before is None:
         arguments = lane.contender.arguments

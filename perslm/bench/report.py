@@ -102,11 +102,12 @@ class Report:
 
     corpus: dict[str, Any]
     figures: list[Figure] = field(default_factory=list)
+    load: float = field(default_factory=lambda: os.getloadavg()[0])  # others', before the run
 
     def as_json(self) -> dict[str, Any]:
         """Return everything, for ``json.dumps``."""
         return {
-            "machine": machine(),
+            "machine": {**machine(), "load": round(self.load, 2)},
             "versions": versions(),
             "backend": backend(),
             "corpus": self.corpus,
@@ -127,10 +128,11 @@ class Report:
         named = ", ".join(f"{name} {number}" for name, number in versions().items())
         missing = "".join(f" {name}: {reason}." for name, reason in peers.absent().items())
         return (
-            f"{where['processor']}, {where['cores']} cores, {where['system']}; {named}; backend "
-            f"{backend()}. One user of {self.corpus['tokens']:,} tokens and a vocabulary of "
-            f"{self.corpus['vocabulary']:,}; sizes and loading: medians over "
-            f"{self.corpus['large_users']} of {self.corpus['source']}.{missing}"
+            f"{where['processor']}, {where['cores']} cores, {where['system']}, load "
+            f"{self.load:.1f} before the run; {named}; backend {backend()}. One user of "
+            f"{self.corpus['tokens']:,} tokens and a vocabulary of {self.corpus['vocabulary']:,}; "
+            f"sizes and loading: medians over {self.corpus['large_users']} of "
+            f"{self.corpus['source']}.{missing}"
         )
 
     def markdown(self) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from perslm.bench import peers, scoring
-from perslm.bench.clock import BATCHED_BELOW, QUICK, Contender, Pace, race, race_threads
+from perslm.bench.clock import QUICK, Contender, Pace, race, race_threads
 from perslm.bench.corpus import BOS, EOS, SIZE, SPECIALS, UNKNOWN, count_tokens, invent, read
 from perslm.bench.published import PUBLISHED
 from perslm.bench.report import BEGIN, END, number, replace_table
@@ -179,7 +179,7 @@ def test_contenders_take_turns_on_all_arguments() -> None:
         Contender(name, lambda i, name=name: calls.append(f"{name}{i}"), [(1,), (2,), (3,)])
         for name in "ab"
     ]
-    timings = race(contenders, Pace(BATCHED_BELOW / 10, 4))
+    timings = race(contenders, Pace(1e-3, 4))
     assert [len(t.rounds) for t in timings] == [4, 4]
     assert all((t.samples > 0).all() for t in timings)
     turns = [calls[0][0]]
