@@ -70,7 +70,7 @@ def bench(
 ) -> None:
     """Measure speed and size on this machine, beside other libraries in the same run.
 
-    KenLM (pip install kenlm-ex) and OpenFst (pip install 'perslm[interop]') take part where they
+    KenLM (pip install kenlm-ex) and OpenFst (pip install pynini) take part where they
     are installed; their answers are compared with perslm's before they are timed. Let the machine
     do nothing else meanwhile.
 
