@@ -12,7 +12,10 @@ one: p = (1 − λ)·p_global + λ·p_personal, with λ = `weights` and natural 
 weights are 0 and `status` and `reason` say why. Everything else that goes wrong is a JSON object
 `{"error": code, "message": remedy}`; codes are stable, messages are for people.
 
-There is no authentication: listen where only authorized programs can connect.
+Where the operator asks for credentials, send an API key or a JSON Web Token as
+`Authorization: Bearer …`. Without a valid one the answer is 401 `unauthenticated`, and 403
+`forbidden` for what it does not allow. Its tenant is whose users are meant. docs/operations.md has
+the scopes.
 """
 
 _USER: Final = "engineer@example.com"
@@ -103,9 +106,14 @@ _USER_PARAMETER: Final = {
     "schema": {"type": "string"},
     "example": _USER,
 }
+_CREDENTIAL_PROBLEMS: Final = {
+    "401": _problem("`unauthenticated`: no valid credential"),
+    "403": _problem("`forbidden`: the credential does not allow this"),
+}
 _USER_PROBLEMS: Final = {
     "404": _problem("`unknown_user`: nothing is published"),
     "422": _problem("`invalid_user`: not a user id"),
+    **_CREDENTIAL_PROBLEMS,
     "503": _problem("`store_unavailable`, `bad_blob`"),
 }
 
@@ -167,6 +175,7 @@ SCORE: Final[dict[str, Any]] = {
             },
         },
         "400": _problem("`malformed_body`: the body cannot be read"),
+        **_CREDENTIAL_PROBLEMS,
         "413": _problem("`body_too_large`"),
         "415": _problem("`unsupported_media_type`: neither JSON nor msgpack"),
         "422": _problem(

@@ -18,10 +18,12 @@ from typing import Final
 import uvicorn
 
 from perslm.errors import ArgumentError
-from perslm.store import Store, open_store
+from perslm.store import DEFAULT_TENANT, Store, open_store
+from service.audit import configure
 from service.core import ScoringService
 from service.http import create_app
 from service.settings import Settings, TcpAddress, UnixAddress
+from service.tls import secure
 
 _KEEP_ALIVE_SECONDS: Final = 75  # longer than a writer pauses between two words
 _SHUTDOWN_SECONDS: Final = 5
@@ -42,7 +44,8 @@ def serve(
     Raises ArgumentError for an address that cannot be used or is not safe (``Settings.address``).
     """
     address = settings.address()
-    opened = store if store is not None else open_store(settings.store)
+    configure(settings)
+    opened = store if store is not None else open_store(settings.store, tenant=DEFAULT_TENANT)
     try:
         with _listening(address) as (listener, url):
             config = uvicorn.Config(
@@ -58,6 +61,9 @@ def serve(
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
             )
+            if settings.tls_cert is not None and isinstance(address, TcpAddress):
+                secure(config, settings)
+                url = url.replace("http:", "https:", 1)
             _Server(config, lambda: (on_ready or _announce)(url)).run(sockets=[listener])
     finally:
         if store is None:

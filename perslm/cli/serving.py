@@ -17,6 +17,7 @@ def register(app: typer.Typer) -> None:
         serve,
         "perslm serve --store redis://db:6379",
         "perslm serve --http unix:/run/perslm.sock",
+        "perslm serve --http 0.0.0.0:8443 --keys keys.json --tls-cert cert.pem --tls-key key.pem",
     )
 
 
@@ -33,8 +34,41 @@ def serve(
         bool,
         typer.Option(
             "--insecure",
-            help="Listen where other machines can connect although nothing authenticates them.",
+            help="Listen where other machines can connect although nothing authenticates them or "
+            "encrypts what they send.",
         ),
+    ] = False,
+    keys: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            envvar="PERSLM_KEYS",
+            help="The API keys of those who may call; perslm keys makes them.",
+        ),
+    ] = None,
+    tls_cert: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", envvar="PERSLM_TLS_CERT", help="Speak TLS: a PEM file."),
+    ] = None,
+    tls_key: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            envvar="PERSLM_TLS_KEY",
+            help="The certificate's key, if it is not in the same file.",
+        ),
+    ] = None,
+    tls_client_ca: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            envvar="PERSLM_TLS_CLIENT_CA",
+            help="Accept only callers with a certificate of these authorities.",
+        ),
+    ] = None,
+    behind_proxy: Annotated[
+        bool,
+        typer.Option("--behind-proxy", help="A proxy in front does TLS; listen without."),
     ] = False,
     weight: WeightOption = None,
     store: StoreOption = None,
@@ -50,6 +84,14 @@ def serve(
     except ModuleNotFoundError as error:
         raise MissingExtraError("the scoring service", "service") from error
     settings = Settings.from_environment(
-        http=http, weight=weight, store=store, insecure=insecure or None
+        http=http,
+        weight=weight,
+        store=store,
+        insecure=insecure or None,
+        keys=keys,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        tls_client_ca=tls_client_ca,
+        behind_proxy=behind_proxy or None,
     )
     serve_until_told(settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import signal
@@ -309,7 +310,10 @@ def test_a_server_process_stops_cleanly_and_logs_no_user(
             process.send_signal(stop)
             assert process.wait(30) == 0
         assert process.stdout is not None
-        assert process.stdout.read() == ""
+        said = process.stdout.read()
+        records = [json.loads(line)["action"] for line in said.splitlines()]
+        assert records == ["export", "forget"]  # the audit's, and nothing else
+        assert USER not in said
 
 
 def test_a_unix_socket_is_private_and_left_tidy(store: Store, store_url: str) -> None:
