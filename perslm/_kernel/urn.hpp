@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <numeric>
 #include <vector>
 
 #include "levels.hpp"
@@ -32,7 +33,11 @@ struct SlotTable {
     bits = 0;
     while ((std::uint64_t{1} << bits) < sum) ++bits;
     const std::uint64_t scale = (std::uint64_t{1} << (bits + 32)) / sum;
-    columns.resize(nonzero);
+    // whoever was empty before still is
+    if (columns.empty()) {
+      columns.resize(size);
+      std::iota(columns.begin(), columns.end(), 0U);
+    }
     starts.resize(nonzero + 1);
     shift_ = bits;
     while (shift_ > 0 && (std::uint64_t{1} << (bits - shift_)) < 2 * std::uint64_t{nonzero})
@@ -40,15 +45,17 @@ struct SlotTable {
     buckets_.resize(std::size_t{1} << (bits - shift_));
     std::uint64_t before = 0;
     std::uint32_t place = 0, bucket = 0;
-    for (std::uint32_t i = 0; i < size; ++i) {
-      if (tokens[i] == 0) continue;
+    for (const std::uint32_t column : columns) {
+      const std::uint32_t held = tokens[column];
+      if (held == 0) continue;
       const auto start = static_cast<std::uint32_t>(before * scale >> 32);
-      columns[place] = i;
+      columns[place] = column;
       starts[place] = start;
       for (; std::uint64_t{bucket} << shift_ < start; ++bucket) buckets_[bucket] = place - 1;
-      before += tokens[i];
+      before += held;
       ++place;
     }
+    columns.resize(nonzero);
     starts[place] = std::uint32_t{1} << bits;
     for (; bucket < buckets_.size(); ++bucket) buckets_[bucket] = place - 1;
   }
