@@ -44,7 +44,7 @@ CHALLENGE: Final = 'Bearer realm="perslm"'
 """The value of WWW-Authenticate that goes with an AuthenticationError."""
 
 _LOOK_SECONDS: Final = 1.0
-_REMEMBERED: Final = 4096
+_REMEMBERED: Final = 16384  # less than 1 KiB each
 _LONGEST_TOKEN: Final = 8192
 
 _log = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ class Authenticator:
             found = self._check(known, token.strip())
             with self._mutex:
                 if len(known.remembered) >= _REMEMBERED:
-                    known.remembered.clear()
+                    del known.remembered[next(iter(known.remembered))]  # the oldest
                 known.remembered[digest] = found
         principal, valid_until = found
         if time.time() >= valid_until:
