@@ -20,7 +20,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from perslm import blob
+from perslm import backend, blob
 from perslm.beam import PooledModel, search
 from perslm.cli.common import add_command, stdout
 from perslm.counts import UInt32Array, merge
@@ -186,7 +186,7 @@ def _compare(address: str, pooled: dict[str, PooledModel], vocabulary: Vocabular
     stdout.print(table)
     everything.sort()
     stdout.print(
-        f"{len(everything)} personalised steps over HTTP: median "
+        f"{len(everything)} personalised steps over HTTP, scored by the {backend}: median "
         f"{1000 * statistics.median(everything):.1f} ms, 90th percentile "
         f"{1000 * everything[int(0.9 * len(everything))]:.1f} ms"
     )

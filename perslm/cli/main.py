@@ -63,7 +63,9 @@ app = typer.Typer(
 
 def _show_version(asked: bool) -> None:
     if asked:
-        stdout.print(f"perslm {version('perslm')}")
+        from perslm._backend import NAME
+
+        stdout.print(f"perslm {version('perslm')} ({NAME})")
         raise typer.Exit
 
 
@@ -72,7 +74,10 @@ def _options(
     show_version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+            "--version",
+            callback=_show_version,
+            is_eager=True,
+            help="Show the version and backend, and exit.",
         ),
     ] = False,
 ) -> None:

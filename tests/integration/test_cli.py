@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from perslm import arpa, blob
+from perslm import arpa, backend, blob
 from perslm.cli.main import EXIT_CODES, app
 from perslm.counts import Specials
 from perslm.vocabulary import Vocabulary
@@ -18,7 +18,7 @@ from tests.integration.mailboxes import EXPECTED, MAIL, Perslm, process, write_p
 COMMANDS = [
     ("vocab", "build"), ("vocab", "import"), ("build",), ("clean",), ("tokenize",), ("complete",),
     ("score",), ("users",), ("inspect",), ("export",), ("forget",), ("rollback",), ("serve",),
-    ("demo",), ("bench",),
+    ("demo",), ("bench",), ("keys", "create"), ("keys", "list"), ("keys", "revoke"),
 ]  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def test_every_command_of_the_design_is_there_and_teaches(perslm: Perslm) -> Non
 
 
 def test_version(perslm: Perslm) -> None:
-    assert perslm("--version").out == f"perslm {version('perslm')}\n"
+    assert perslm("--version").out == f"perslm {version('perslm')} ({backend})\n"
 
 
 @pytest.mark.parametrize(

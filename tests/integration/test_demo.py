@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from perslm import backend
+
 
 def demo(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -28,7 +30,7 @@ def test_the_demo_personalises() -> None:
     assert personal.startswith("a shout")
     assert not alone.startswith("a shout")
     assert table["ines-student", "La verdad"][1].startswith("es que")
-    assert "personalised steps over HTTP" in done.stdout
+    assert f"personalised steps over HTTP, scored by the {backend}" in done.stdout
     assert "perslm build MAIL" in done.stdout
 
 
