@@ -1,26 +1,30 @@
-"""HTTP for ``perslm.client``: one request, one answer, and ServiceError for whatever goes wrong.
+"""What ``perslm.client`` needs of a way to the service, and the choice of one by URL.
 
-The only code that knows the HTTP library. Connections stay open between requests; over TCP or, for
-a service on the same machine, a unix socket. What requests and answers mean is the client's.
+``perslm._http_transport`` and ``perslm._grpc_transport`` are the ways. Both send what they are
+given and return what they got, with the same types, unchecked; whatever goes wrong is one of the
+errors that :func:`refuse` raises or that :func:`no_answer` returns.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NoReturn
-from urllib.parse import unquote
+from typing import Any, Final, NoReturn, Protocol
 
-import urllib3
-from urllib3.connection import HTTPConnection
-from urllib3.connectionpool import HTTPConnectionPool
+from perslm.errors import ArgumentError, NoModelError, ServiceError
 
-from perslm.errors import ArgumentError, ServiceError
+UNABLE: Final = ("store_unavailable", "bad_blob")
+"""What a service says when there may be a model but not one to use."""
 
-_CONNECTIONS: Final = 16
+
+class UnableError(ServiceError):
+    """The service answered that it has no model to use; ``reason`` is its word for why."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"the scoring service cannot use a model: {reason}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,126 +55,86 @@ class Credentials:
         return options
 
 
-class Transport:
-    """Connections to the service at a URL; thread-safe; nothing is connected before the first use.
+class Session(Protocol):
+    """Sends the score requests of one model; thread-safe."""
 
-    ``location`` is the URL without credentials, fit to be shown.
+    def scores(self, fields: Mapping[str, object]) -> dict[str, Any]:
+        """Send a score request and return the fields of its answer, neither of them checked.
+
+        Fields are those of ``POST /v1/score``, arrays as ``perslm.wire`` packs them. Raises
+        ServiceError, or NoModelError.
+        """
+        ...
+
+
+class Transport(Protocol):
+    """Connections to a service; thread-safe; nothing is connected before the first use.
+
+    ``location`` is the URL without credentials, fit to be shown. All calls raise ServiceError if
+    there is no proper answer, and NoModelError if it is that there is no such user. A connection
+    that was kept open can turn out to be dead, so a request may be sent twice.
     """
 
-    def __init__(self, url: str, timeout: float, credentials: Credentials | None = None) -> None:
-        options: dict[str, Any] = {"timeout": timeout, "maxsize": _CONNECTIONS, "retries": False}
-        shown = credentials or Credentials()
-        self._base = ""
-        self._headers: dict[str, str] = {}
-        if shown.token is not None:
-            self._headers["authorization"] = f"Bearer {shown.token}"
-        if shown.tls:
-            if not url.startswith("https:"):
-                raise ArgumentError("certificates are for https://: the URL must be one")
-            options.update(shown.tls)
-        self._pool: HTTPConnectionPool
-        path = _socket_path(url)
-        if path is not None:
-            self._pool = _UnixPool(path, **options)
-            self.location = f"unix:{path}"
-            return
-        try:
-            parts = urllib3.util.parse_url(url)
-        except urllib3.exceptions.LocationParseError:
-            parts = urllib3.util.Url()
-        if parts.scheme not in ("http", "https") or not parts.host or parts.query:
-            raise ArgumentError("a service's URL is http://HOST:PORT, https://HOST or unix:/path")
-        host = parts.host if parts.port is None else f"{parts.host}:{parts.port}"
-        if parts.auth:
-            if shown.token is not None:
-                raise ArgumentError("give a token or a URL with a password, not both")
-            self._headers.update(urllib3.util.make_headers(basic_auth=unquote(parts.auth)))
-        self._base = (parts.path or "").rstrip("/")
-        self._pool = urllib3.connection_from_url(f"{parts.scheme}://{host}", **options)
-        self.location = f"{parts.scheme}://{'***@' if parts.auth else ''}{host}{self._base}"
+    location: str
+
+    def user(self, user: str) -> dict[str, Any]:
+        """Return metadata of the user's model."""
+        ...
+
+    def blob(self, user: str, unless: int | None) -> tuple[int, bytes] | None:
+        """Return generation and bytes of the user's model; None if that is still ``unless``."""
+        ...
+
+    def forget(self, user: str) -> None:
+        """Delete every generation of the user's model."""
+        ...
+
+    def check(self) -> None:
+        """Return if models can be loaded."""
+        ...
+
+    def session(self) -> Session:
+        """Return a session for the score requests of one model."""
+        ...
 
     def close(self) -> None:
         """Close the connections."""
-        self._pool.close()
-
-    def send(
-        self,
-        method: str,
-        path: str,
-        body: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> tuple[int, Mapping[str, str], bytes]:
-        """Return the status, headers and body that a request is answered with.
-
-        A connection that was kept open can turn out to be dead, so a request may be sent twice: it
-        must be one that allows that. Raises ServiceError if there is no answer.
-        """
-        try:
-            return self._send(method, path, body, headers)
-        except urllib3.exceptions.ProtocolError:
-            pass  # the other side hung up: now on a new connection
-        except urllib3.exceptions.HTTPError as error:
-            self._give_up(error)
-        try:
-            return self._send(method, path, body, headers)
-        except urllib3.exceptions.HTTPError as error:
-            self._give_up(error)
-
-    def _send(
-        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str] | None
-    ) -> tuple[int, Mapping[str, str], bytes]:
-        response = self._pool.urlopen(
-            method,
-            self._base + path,
-            body=body,
-            headers={**self._headers, **(headers or {})},
-            retries=False,
-            redirect=False,
-        )
-        return response.status, response.headers, response.data
-
-    def _give_up(self, error: urllib3.exceptions.HTTPError) -> NoReturn:
-        # Not chained: the library's messages can hold the path, and with it a user id.
-        raise ServiceError(
-            f"no answer from the scoring service at {self.location} ({type(error).__name__}): is "
-            "perslm serve running there, and is the timeout long enough?"
-        ) from None
+        ...
 
 
-class _UnixPool(HTTPConnectionPool):
-    """Connections to one unix socket."""
+def open_transport(url: str, timeout: float, credentials: Credentials) -> Transport:
+    """Return the transport to the service at a URL.
 
-    def __init__(self, path: str, **options: Any) -> None:
-        super().__init__("localhost", **options)
-        self._path = path
+    Raises ArgumentError if it is none, MissingExtraError if its transport is not installed.
+    """
+    if url.startswith(("grpc:", "grpcs:", "grpc+unix:")):
+        from perslm._grpc_transport import GrpcTransport
 
-    def _new_conn(self) -> HTTPConnection:
-        self.num_connections += 1
-        return _UnixConnection(self._path, self.timeout.connect_timeout)
+        return GrpcTransport(url, timeout, credentials)
+    from perslm._http_transport import HttpTransport
 
-
-class _UnixConnection(HTTPConnection):
-    """HTTP over a unix socket."""
-
-    def __init__(self, path: str, timeout: Any) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-
-    def _new_conn(self) -> socket.socket:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            connection.settimeout(self.timeout)
-            connection.connect(self._path)
-        except OSError as error:
-            connection.close()
-            raise urllib3.exceptions.NewConnectionError(self, type(error).__name__) from error
-        return connection
+    return HttpTransport(url, timeout, credentials)
 
 
-def _socket_path(url: str) -> str | None:
-    """Return the path that ``unix:/path`` or ``http+unix://%2Fpath`` names; None if it is TCP."""
-    if url.startswith("http+unix://"):
-        return unquote(url.removeprefix("http+unix://"))
-    if url.startswith("unix:"):
-        return url.removeprefix("unix:").removeprefix("//")
-    return None
+def refuse(what: str, status: int, code: object) -> NoReturn:
+    """Raise the error that a refusal stands for.
+
+    ``what`` names the status for people, ``status`` is the one of HTTP, or the one that HTTP would
+    have; ``code`` is the service's word, if it is one.
+    """
+    if status == 404 and code == "unknown_user":
+        raise NoModelError("the user has no published model")
+    if code in UNABLE:
+        raise UnableError(str(code))
+    known = isinstance(code, str) and re.fullmatch(r"[a-z_]{1,40}", code)
+    raise ServiceError(
+        f"the scoring service refused: {what}" + (f", {code}" if known else ""), status
+    )
+
+
+def no_answer(location: str, kind: str) -> ServiceError:
+    """Return the error for a service that does not answer; ``kind`` says how, without content."""
+    return ServiceError(
+        f"no answer from the scoring service at {location} ({kind}): is perslm serve running "
+        "there, and is the timeout long enough?"
+    )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from perslm import wire
+from perslm._transport import UNABLE, Session, UnableError
 from perslm.counts import MAX_ORDER, AnyIntegers, UInt32Array
 from perslm.errors import (
     ArgumentError,
@@ -31,18 +32,7 @@ if TYPE_CHECKING:
     from perslm.client import Client
     from perslm.vocabulary import Vocabulary
 
-UNABLE: Final = ("store_unavailable", "bad_blob")
-"""What a service says when there may be a model but not one to use."""
-
 _SLACK: Final = 1e-3  # how far above 0 a log-probability may be for rounding
-
-
-class UnableError(ServiceError):
-    """The service answered that it has no model to use; ``reason`` is its word for why."""
-
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
-        super().__init__(f"the scoring service cannot use a model: {reason}")
 
 
 class RemoteModel:
@@ -54,11 +44,14 @@ class RemoteModel:
     of the last answer, 0 before the first. May be called from many threads.
     """
 
-    def __init__(self, client: Client, user: str, vocabulary: str | Vocabulary | None) -> None:
+    def __init__(
+        self, client: Client, session: Session, user: str, vocabulary: str | Vocabulary | None
+    ) -> None:
         self.reason = "degraded"
         self.order = 0
         self.generation = 0
         self._client = client
+        self._session = session
         self._user = user
         self._fingerprint = ""
         self._size: int | None = None
@@ -192,7 +185,7 @@ class RemoteModel:
             **what,
         }
         try:
-            fields = self._client.request_scores(request)
+            fields = self._session.scores(request)
             _require_model(fields, self._fingerprint)
             answer = _read_scores(fields, len(states), columns, what, self._size or 0)
         except (ServiceError, NoModelError, VocabularyMismatchError) as error:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 from perslm.errors import ArgumentError
 from perslm.interpolate import DEFAULT_WEIGHT, check_weight
@@ -36,13 +36,17 @@ class UnixAddress:
     path: Path
 
 
+Address: TypeAlias = TcpAddress | UnixAddress
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Settings of the scoring service; see :meth:`from_environment`.
 
-    ``store`` is a store URL (None: the embedded one), ``http`` is ``HOST:PORT`` or ``unix:/path``,
-    ``weight`` the interpolation weight λ of every model. ``insecure`` allows to listen where other
-    machines can connect although nothing authenticates them.
+    ``store`` is a store URL (None: the embedded one). ``http`` and ``grpc`` are ``HOST:PORT`` or
+    ``unix:/path``, or None for a transport that is not served; if neither is given, ``http`` is
+    127.0.0.1:8377. ``weight`` is the interpolation weight λ of every model. ``insecure`` allows to
+    listen where other machines can connect although nothing authenticates them.
 
     ``cache_bytes`` bounds the models kept in memory. A model is used for ``fresh_seconds`` before
     the store is asked again whether it is the latest; while the store is away it is used for at
@@ -63,7 +67,8 @@ class Settings:
     """
 
     store: str | None = None
-    http: str = "127.0.0.1:8377"
+    http: str | None = None
+    grpc: str | None = None
     weight: float = DEFAULT_WEIGHT
     insecure: bool = False
     cache_bytes: int = 512 * _MIB
@@ -88,6 +93,8 @@ class Settings:
     audit_key: str | None = None
 
     def __post_init__(self) -> None:
+        if self.http is None and self.grpc is None:
+            object.__setattr__(self, "http", "127.0.0.1:8377")
         check_weight(self.weight)
         for name in ("cache_bytes", "fresh_seconds", "stale_seconds", "jwt_leeway_seconds"):
             if not getattr(self, name) >= 0:
@@ -128,15 +135,17 @@ class Settings:
                 values[field.name] = _parse(variable, source[variable], field.type)
         return cls(**values)
 
-    def address(self) -> TcpAddress | UnixAddress:
-        """Return where to listen for HTTP.
+    def address(self, transport: Literal["http", "grpc"] = "http") -> Address | None:
+        """Return where to listen for HTTP or gRPC; None if that is not served.
 
-        Raises ArgumentError if ``http`` is neither ``HOST:PORT`` nor ``unix:/path``, or is not
+        Raises ArgumentError if the setting is neither ``HOST:PORT`` nor ``unix:/path``, or is not
         safe (``safe_address``).
         """
-        return self.safe_address(self.http, "HTTP")
+        if transport == "http":
+            return None if self.http is None else self.safe_address(self.http, "HTTP")
+        return None if self.grpc is None else self.safe_address(self.grpc, "gRPC")
 
-    def safe_address(self, text: str, what: str) -> TcpAddress | UnixAddress:
+    def safe_address(self, text: str, what: str) -> Address:
         """Return the address that ``text`` is, of the transport ``what``.
 
         Where other machines can connect, callers must be authenticated (``authenticates``) and

@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
         "perslm serve --store redis://db:6379",
         "perslm serve --http unix:/run/perslm.sock",
         "perslm serve --http 0.0.0.0:8443 --keys keys.json --tls-cert cert.pem --tls-key key.pem",
+        "perslm serve --http 127.0.0.1:8377 --grpc 127.0.0.1:8378",
     )
 
 
@@ -27,7 +28,16 @@ def serve(
         typer.Option(
             metavar="ADDRESS",
             envvar="PERSLM_HTTP",
-            help="HOST:PORT or unix:/PATH; port 0 takes a free one. By default 127.0.0.1:8377.",
+            help="HOST:PORT or unix:/PATH; port 0 takes a free one. By default 127.0.0.1:8377, or "
+            "no HTTP if --grpc is given.",
+        ),
+    ] = None,
+    grpc: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            envvar="PERSLM_GRPC",
+            help="HOST:PORT or unix:/PATH for gRPC, beside HTTP or alone.",
         ),
     ] = None,
     insecure: Annotated[
@@ -73,9 +83,10 @@ def serve(
     weight: WeightOption = None,
     store: StoreOption = None,
 ) -> None:
-    """Answer scoring requests over HTTP until interrupted.
+    """Answer scoring requests over HTTP, gRPC or both until interrupted.
 
-    The first line printed says where it listens; /docs there documents the requests. Every setting
+    The first lines printed say where it listens; /docs there documents the requests, for gRPC the
+    reflection service and perslm/v1/scorer.proto. Every setting
     can also be given as an environment variable PERSLM_… (see service/settings.py).
     """
     try:
@@ -85,6 +96,7 @@ def serve(
         raise MissingExtraError("the scoring service", "service") from error
     settings = Settings.from_environment(
         http=http,
+        grpc=grpc,
         weight=weight,
         store=store,
         insecure=insecure or None,

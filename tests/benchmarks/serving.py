@@ -64,7 +64,7 @@ def serve(store_url: str, ready: Connection) -> None:
 
     run.create_app = with_echo
     settings = Settings(store=store_url, http="127.0.0.1:0")
-    run.serve(settings, on_ready=ready.send)
+    run.serve(settings, on_ready=lambda urls: ready.send(urls[0]))
 
 
 def caller(url: str, path: str, media_type: str, body: bytes) -> Callable[[], bytes]:

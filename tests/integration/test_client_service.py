@@ -10,8 +10,8 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,7 @@ from perslm.store import Store, open_store
 from perslm.vocabulary import Vocabulary
 from service.run import serve
 from service.settings import Settings
+from tests.service.grpc_server import RunningServer
 from tests.service.server import running
 from tests.support import ROOT
 
@@ -63,9 +64,25 @@ def store(store_url: str) -> Iterator[Store]:
         yield opened
 
 
+Serving = Callable[[Settings, Store], AbstractContextManager[str]]
+
+
+@contextmanager
+def running_grpc(settings: Settings, store: Store) -> Iterator[str]:
+    with RunningServer(settings, store) as server:
+        yield server.url
+
+
+@pytest.fixture(params=[running, running_grpc], ids=["http", "grpc"])
+def serving(request: pytest.FixtureRequest) -> Serving:
+    """Starts the service with one of its transports, and yields the URL."""
+    chosen: Serving = request.param
+    return chosen
+
+
 @pytest.fixture
-def client(store: Store) -> Iterator[Client]:
-    with running(Settings(fresh_seconds=0.0), store) as url, Client(url, pause=0) as opened:
+def client(serving: Serving, store: Store) -> Iterator[Client]:
+    with serving(Settings(fresh_seconds=0.0), store) as url, Client(url, pause=0) as opened:
         yield opened
 
 
@@ -135,8 +152,8 @@ def test_a_beam_search_finds_the_same_over_the_wire(client: Client) -> None:
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0])
-def test_a_weight_of_the_service(weight: float, store: Store) -> None:
-    with running(Settings(weight=weight), store) as url, Client(url) as client:
+def test_a_weight_of_the_service(weight: float, serving: Serving, store: Store) -> None:
+    with serving(Settings(weight=weight), store) as url, Client(url) as client:
         model = client.model(USER, VOCABULARY)
         states = model.states([[VOCABULARY.bos], [5]])
         given_rows = rows(2)
@@ -229,14 +246,14 @@ def test_metadata_and_deletion(client: Client, store: Store) -> None:
         client.info(USER)
 
 
-def test_the_store_dies_and_comes_back() -> None:
+def test_the_store_dies_and_comes_back(serving: Serving) -> None:
     directory = Path(tempfile.mkdtemp(prefix="perslm-test-"))
     server = EmbeddedServer(directory)
     server.ensure()
     given_rows = rows(1)
     with open_store(f"unix://{server.socket}", timeout=2.0) as store:
         publish(store, blob_of(MAIL))
-        with running(Settings(fresh_seconds=0.0), store) as url, Client(url, pause=0) as client:
+        with serving(Settings(fresh_seconds=0.0), store) as url, Client(url, pause=0) as client:
             known = client.model(USER, VOCABULARY)
             states = known.states([[VOCABULARY.bos]])
             before = known.mix(states, given_rows)
@@ -314,6 +331,40 @@ def test_a_server_process_stops_cleanly_and_logs_no_user(
         records = [json.loads(line)["action"] for line in said.splitlines()]
         assert records == ["export", "forget"]  # the audit's, and nothing else
         assert USER not in said
+
+
+def test_one_process_serves_both_transports_and_drains_them(store: Store, store_url: str) -> None:
+    command = [sys.executable, "-m", "perslm", "serve", "--store", store_url]
+    command += ["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(2)]
+        urls = [line.removeprefix("listening on ").strip() for line in lines]
+        assert [url.partition(":")[0] for url in urls] == ["http", "grpc"]
+        with Client(urls[0]) as http, Client(urls[1]) as grpc:
+            given_rows = rows(1)
+            mixed = []
+            for client in (http, grpc):
+                model = client.model(USER, VOCABULARY)
+                mixed.append(model.mix(model.states([[VOCABULARY.bos]]), given_rows).tobytes())
+            assert mixed[0] == mixed[1] != given_rows.tobytes()
+            process.terminate()  # with a stream open, which does not hold it up
+            assert process.wait(30) == 0
+            assert model.mix(model.states([[VOCABULARY.bos]]), given_rows) is given_rows
+            assert model.reason == "degraded"
+
+
+def test_grpc_alone(store: Store, store_url: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="perslm-test-") as directory:
+        address = f"unix:{directory}/grpc.sock"
+        command = [sys.executable, "-m", "perslm", "serve", "--store", store_url, "--grpc", address]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == f"listening on grpc+{address}\n"
+            with Client(f"grpc+{address}") as client:
+                assert client.model(USER, VOCABULARY).reason == "ok"
+                process.terminate()
+                assert process.stdout.read() == ""
 
 
 def test_a_unix_socket_is_private_and_left_tidy(store: Store, store_url: str) -> None:

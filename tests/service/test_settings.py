@@ -21,6 +21,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
     environment = {
         "PERSLM_STORE": "redis://localhost",
         "PERSLM_HTTP": "unix:/run/s",
+        "PERSLM_GRPC": "unix:/run/g",
         "PERSLM_WEIGHT": "0.5",
         "PERSLM_INSECURE": "yes",
         "PERSLM_CACHE_BYTES": "1",
@@ -45,7 +46,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
     }
     assert set(environment) == {f"PERSLM_{name.upper()}" for name in Settings.__dataclass_fields__}
     wanted = Settings(
-        *("redis://localhost", "unix:/run/s", 0.5, True, 1, 2.5, 3.0, 4, 5, 6),
+        *("redis://localhost", "unix:/run/s", "unix:/run/g", 0.5, True, 1, 2.5, 3.0, 4, 5, 6),
         *("keys.json", "secret", None, "perslm", "login", 7.0, "sub"),
         *("cert.pem", "key.pem", "ca.pem", True, "audit.log", "audit.key"),
     )
@@ -83,6 +84,17 @@ def test_values_that_make_no_sense(variable: str, value: str) -> None:
 )
 def test_addresses_on_this_machine(http: str, address: Any) -> None:
     assert Settings(http=http).address() == address
+
+
+def test_either_transport_can_be_served_alone() -> None:
+    assert Settings().address() == TcpAddress("127.0.0.1", 8377)
+    assert Settings().address("grpc") is None
+    alone = Settings(grpc="127.0.0.1:1")
+    assert (alone.address(), alone.address("grpc")) == (None, TcpAddress("127.0.0.1", 1))
+    with pytest.raises(ArgumentError, match="gRPC"):
+        Settings(grpc="127.0.0.1").address("grpc")
+    with pytest.raises(ArgumentError, match="--insecure"):
+        Settings(grpc="0.0.0.0:1").address("grpc")
 
 
 @pytest.mark.parametrize("http", ["0.0.0.0:80", "[::]:80", "192.168.1.5:80", "example.com:80"])

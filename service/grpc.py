@@ -1,0 +1,398 @@
+"""The scoring service over gRPC: translators around ``service.core``, on grpc.aio.
+
+``perslm/v1/scorer.proto`` documents the calls. Handlers get and return bytes; they parse messages
+themselves, so that what cannot be parsed is refused like any other bad request. What a request may
+hold is decided by ``service.codec`` and ``service.core``, as for HTTP.
+
+What blocks runs in a worker thread; a small request for a model that is in memory is answered on
+the event loop. On a stream each request is answered before the next is read. A request whose
+deadline has passed is not computed, wherever it waited.
+
+**What leaves.** Refusals are those of ``service.problems``: a status, the code in the trailing
+metadata ``perslm-code``, a fixed text. Who calls is told by the metadata ``authorization``, which
+every handler asks ``service.auth`` about before anything else; health and reflection are open to
+all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from typing import Final, Literal, NoReturn, TypeAlias, TypeVar
+
+import grpc
+import grpc.aio
+import numpy as np
+import numpy.typing as npt
+from google.protobuf.message import DecodeError, Message
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from perslm.errors import ArgumentError, StoreError
+from perslm.v1 import scorer_pb2
+from service.audit import Audit
+from service.auth import Authenticator, Principal
+from service.codec import request_of
+from service.core import (
+    RequestError,
+    ScoreAnswer,
+    ScoreRequest,
+    ScoringService,
+    too_many_histories,
+)
+from service.problems import Problem, problem_of
+from service.settings import Address, Settings, UnixAddress
+from service.sockets import is_abandoned
+from service.tls import server_context
+
+SERVICE: Final = scorer_pb2.DESCRIPTOR.services_by_name["Scorer"].full_name
+
+_STATUS_OF_CODE: Final = {
+    "too_many_histories": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "answer_too_large": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "unauthenticated": grpc.StatusCode.UNAUTHENTICATED,
+    "forbidden": grpc.StatusCode.PERMISSION_DENIED,
+    "unknown_user": grpc.StatusCode.NOT_FOUND,
+    "bad_blob": grpc.StatusCode.DATA_LOSS,
+    "store_unavailable": grpc.StatusCode.UNAVAILABLE,
+    "draining": grpc.StatusCode.UNAVAILABLE,
+    "deadline_exceeded": grpc.StatusCode.DEADLINE_EXCEEDED,
+    "internal": grpc.StatusCode.INTERNAL,
+}
+_REFUSED: Final = grpc.StatusCode.INVALID_ARGUMENT  # every other code
+_DRAINING: Final = Problem("draining", "this process ends: open the stream again, elsewhere")
+_SMALL_BODY_BYTES: Final = 1 << 16
+
+_Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
+_HealthContext: TypeAlias = grpc.aio.ServicerContext[
+    health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse
+]
+_M = TypeVar("_M", bound=Message)
+_T = TypeVar("_T")
+
+
+@dataclass(slots=True)
+class _Call:
+    """What a request has beside its message.
+
+    ``deadline`` is of time.monotonic(); ``request_id`` is that of a record of it, if there is one.
+    """
+
+    authorization: str | None
+    deadline: float
+    request_id: str | None = None
+
+    @classmethod
+    def of(cls, context: _Context) -> _Call:
+        metadata = dict(context.invocation_metadata() or ())
+        given = metadata.get("authorization")
+        remaining = context.time_remaining()
+        deadline = math.inf if remaining is None else time.monotonic() + remaining
+        return cls(given if isinstance(given, str) else None, deadline)
+
+    def require_time(self) -> None:
+        """Return if the caller still waits; raises RequestError."""
+        if time.monotonic() >= self.deadline:
+            raise RequestError(
+                "deadline_exceeded", "the deadline passed before the request was looked at"
+            )
+
+
+class Server:
+    """The gRPC server of one process, for one event loop: ``start``, later ``stop``.
+
+    Raises ArgumentError or OSError for a file of keys or secrets that cannot be used.
+    """
+
+    def __init__(self, settings: Settings, service: ScoringService) -> None:
+        self._settings = settings
+        self._service = service
+        self._authenticator = Authenticator(settings)
+        self._audit = Audit(settings)
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", settings.max_body_bytes),
+                ("grpc.so_reuseport", 0),  # or a port in use would be shared, unnoticed
+            ]
+        )
+        self._health = _Health(service)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+        )
+        unary = {
+            "Score": self._score,
+            "GetUser": self._user,
+            "GetModel": self._model,
+            "Forget": self._forget,
+        }
+        handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
+            name: grpc.unary_unary_rpc_method_handler(_unary(answer))
+            for name, answer in unary.items()
+        }
+        handlers["ScoreStream"] = grpc.stream_stream_rpc_method_handler(self._score_stream)
+        self._server.add_generic_rpc_handlers(
+            [grpc.method_handlers_generic_handler(SERVICE, handlers)]
+        )
+        self._draining = False
+        self._waiting: set[asyncio.Task[object]] = set()  # streams between two requests
+
+    async def start(self, address: Address) -> str:
+        """Listen at ``address`` and return the URL for ``perslm.Client``; raises ArgumentError."""
+        url = self._listen(address)
+        await self._health.set(SERVICE, health_pb2.HealthCheckResponse.SERVING)
+        await self._server.start()
+        return url
+
+    async def stop(self, grace: float) -> None:
+        """Refuse new requests, finish those being answered, for at most ``grace`` seconds.
+
+        May be called again while it waits, with less grace.
+        """
+        self._draining = True
+        await self._health.enter_graceful_shutdown()
+        for stream in self._waiting:
+            stream.cancel()
+        await self._server.stop(grace)
+
+    def _listen(self, address: Address) -> str:
+        if isinstance(address, UnixAddress):
+            path = str(address.path)
+            if os.path.lexists(path) and not is_abandoned(path):  # gRPC would take it over
+                raise ArgumentError(
+                    "the unix socket of gRPC cannot be used: choose a path where nothing else "
+                    "listens"
+                )
+            mask = os.umask(0o177)  # only this user can connect, from the beginning
+            try:
+                self._bind(f"unix:{path}")
+            finally:
+                os.umask(mask)
+            return f"grpc+unix:{path}"
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        scheme = "grpc" if self._settings.tls_cert is None else "grpcs"
+        return f"{scheme}://{host}:{self._bind(f'{host}:{address.port}')}"
+
+    def _bind(self, target: str) -> int:
+        try:
+            if self._settings.tls_cert is None or target.startswith("unix:"):
+                return self._server.add_insecure_port(target)
+            return self._server.add_secure_port(target, _credentials(self._settings))
+        except RuntimeError:
+            raise ArgumentError(
+                "the gRPC address cannot be used: if its port is in use, choose another with "
+                "--grpc, or 0 for any"
+            ) from None
+
+    async def _score_stream(self, requests: object, context: _Context) -> None:
+        """Answer the requests of a stream one by one, until its end or that of this process."""
+        call = _Call.of(context)
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            while not self._draining:
+                self._waiting.add(task)
+                body = await context.read()
+                self._waiting.discard(task)
+                if not isinstance(body, bytes):  # the end
+                    return
+                await context.write((await self._step(body, call)).SerializeToString())
+        except asyncio.CancelledError:
+            if not self._draining or task not in self._waiting:
+                raise
+        finally:
+            self._waiting.discard(task)
+        await _abort(context, _DRAINING)
+
+    async def _step(self, body: bytes, call: _Call) -> scorer_pb2.StreamAnswer:
+        try:
+            return scorer_pb2.StreamAnswer(answer=await self._score(body, call))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the stream goes on without it
+            problem = problem_of(error)
+            status: int = _status(problem).value[0]
+            return scorer_pb2.StreamAnswer(
+                problem=scorer_pb2.Problem(status=status, code=problem.code, message=_text(problem))
+            )
+
+    async def _score(self, body: bytes, call: _Call) -> scorer_pb2.ScoreAnswer:
+        principal = self._principal(call)
+        most = self._settings.max_histories
+        call.require_time()
+        request = await _run(len(body) <= _SMALL_BODY_BYTES, lambda: _request(body, most))
+        principal.require("score", request.user)
+        service = self._service.of_tenant(principal.tenant)
+
+        def score() -> scorer_pb2.ScoreAnswer:
+            call.require_time()
+            return _answer(service.score(request))
+
+        return await _run(service.is_quick(request), score)
+
+    async def _user(self, body: bytes, call: _Call) -> scorer_pb2.User:
+        principal = self._principal(call)
+        user = _parse(scorer_pb2.GetUserRequest, body).user
+        # who scores step by step must know the order, and sees no more of the model by it
+        principal.require("score" if "score" in principal.scopes else "model:read", user)
+        service = self._service.of_tenant(principal.tenant)
+        call.require_time()
+        return scorer_pb2.User(**asdict(await asyncio.to_thread(service.model, user)))
+
+    async def _model(self, body: bytes, call: _Call) -> scorer_pb2.Model:
+        principal = self._principal(call)
+        asked = _parse(scorer_pb2.GetModelRequest, body)
+        unless = asked.unless if asked.HasField("unless") else None
+        service = self._service.of_tenant(principal.tenant)
+        with self._audit.recorded("export", principal, asked.user) as call.request_id:
+            principal.require("model:read", asked.user)
+            call.require_time()
+            found = await asyncio.to_thread(service.blob, asked.user, unless=unless)
+        if isinstance(found, int):
+            return scorer_pb2.Model(generation=found, unchanged=True)
+        return scorer_pb2.Model(
+            generation=found.generation, blob=found.blob, vocabulary=found.vocabulary
+        )
+
+    async def _forget(self, body: bytes, call: _Call) -> scorer_pb2.Forgotten:
+        principal = self._principal(call)
+        user = _parse(scorer_pb2.ForgetRequest, body).user
+        service = self._service.of_tenant(principal.tenant)
+        with self._audit.recorded("forget", principal, user) as call.request_id:
+            principal.require("forget", user)
+            call.require_time()
+            await asyncio.to_thread(service.forget, user)
+        return scorer_pb2.Forgotten()
+
+    def _principal(self, call: _Call) -> Principal:
+        return self._authenticator.authenticate(call.authorization)
+
+
+class _Health(health.aio.HealthServicer):
+    """The standard health service; whether models can be loaded is asked of the store."""
+
+    def __init__(self, service: ScoringService) -> None:
+        super().__init__()
+        self._service = service
+
+    async def Check(  # noqa: N802 - the name that gRPC calls
+        self, request: health_pb2.HealthCheckRequest, context: _HealthContext
+    ) -> health_pb2.HealthCheckResponse:
+        if request.service == SERVICE:
+            try:
+                await asyncio.to_thread(self._service.check)
+            except StoreError:
+                return health_pb2.HealthCheckResponse(
+                    status=health_pb2.HealthCheckResponse.NOT_SERVING
+                )
+        return await super().Check(request, context)
+
+
+def _unary(
+    answer: Callable[[bytes, _Call], Awaitable[Message]],
+) -> Callable[[bytes, _Context], Awaitable[bytes]]:
+    """Return a handler of ours for a method with one request and one answer."""
+
+    async def handle(body: bytes, context: _Context) -> bytes:
+        call = _Call.of(context)
+        try:
+            reply = (await answer(body, call)).SerializeToString()
+        except Exception as error:  # noqa: BLE001 - the last line: whatever it is must not get out
+            return await _abort(context, problem_of(error), call.request_id)
+        if call.request_id is not None:
+            context.set_trailing_metadata((("perslm-request-id", call.request_id),))
+        return reply
+
+    return handle
+
+
+async def _abort(context: _Context, problem: Problem, request_id: str | None = None) -> NoReturn:
+    """End a call with a problem."""
+    metadata = [("perslm-code", problem.code)]
+    identified = problem.request_id or request_id
+    if identified is not None:
+        metadata.append(("perslm-request-id", identified))
+    await context.abort(_status(problem), _text(problem), tuple(metadata))
+
+
+def _status(problem: Problem) -> grpc.StatusCode:
+    return _STATUS_OF_CODE.get(problem.code, _REFUSED)
+
+
+def _text(problem: Problem) -> str:
+    if problem.request_id is None:
+        return problem.message
+    return f"{problem.message}: {problem.request_id}"
+
+
+async def _run(quick: bool, work: Callable[[], _T]) -> _T:
+    """Do ``work`` here and now if it is quick, else in a thread."""
+    return work() if quick else await asyncio.to_thread(work)
+
+
+def _parse(kind: type[_M], body: bytes) -> _M:
+    try:
+        return kind.FromString(body)
+    except DecodeError:
+        # Not chained: the parser's messages may repeat content.
+        raise RequestError(
+            "malformed_body", "the message is not the protobuf that perslm/v1/scorer.proto says"
+        ) from None
+
+
+def _request(body: bytes, max_histories: int) -> ScoreRequest:
+    message = _parse(scorer_pb2.ScoreRequest, body)
+    histories, candidates = message.histories, message.candidates
+    if len(histories.lengths) > max_histories:  # they may be far more than fit into a list
+        raise too_many_histories(max_histories)
+    fields: dict[str, object] = {
+        "user": message.user,
+        "vocabulary": message.vocabulary,
+        "dense": message.dense,
+        "compact": message.compact,
+    }
+    if message.HasField("histories"):
+        lengths = list(histories.lengths)
+        fields["histories"] = {"dtype": "<u4", "lengths": lengths, "data": histories.data}
+    if message.HasField("candidates"):
+        shape = [candidates.n, candidates.k]
+        fields["candidates"] = {"dtype": "<u4", "shape": shape, "data": candidates.data}
+    if message.HasField("top_k"):
+        fields["top_k"] = message.top_k
+    return request_of(fields, max_histories)
+
+
+def _answer(answer: ScoreAnswer) -> scorer_pb2.ScoreAnswer:
+    return scorer_pb2.ScoreAnswer(
+        status=answer.status,
+        reason=answer.reason,
+        generation=answer.generation,
+        order=answer.order,
+        weights=np.ascontiguousarray(answer.weights, "<f4").tobytes(),
+        logprobs=_array(answer.logprobs, "<f4"),
+        ids=None if answer.ids is None else _array(np.atleast_2d(answer.ids), "<u4"),
+    )
+
+
+def _array(rows: npt.NDArray[np.generic], dtype: Literal["<f4", "<u4"]) -> scorer_pb2.Array:
+    n, k = rows.shape
+    return scorer_pb2.Array(n=n, k=k, data=np.ascontiguousarray(rows, dtype).tobytes())
+
+
+def _credentials(settings: Settings) -> grpc.ServerCredentials:
+    """Return the certificate to show, and whose certificates callers must have; read once."""
+    assert settings.tls_cert is not None
+    server_context(settings)  # raises what is wrong with the files, which gRPC would only log
+    certificate = _read(settings.tls_cert)
+    key = certificate if settings.tls_key is None else _read(settings.tls_key)
+    authorities = None if settings.tls_client_ca is None else _read(settings.tls_client_ca)
+    return grpc.ssl_server_credentials(
+        [(key, certificate)], authorities, require_client_auth=authorities is not None
+    )
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()

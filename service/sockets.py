@@ -1,0 +1,80 @@
+"""Sockets to listen at: TCP ports, and unix sockets that only this user can open."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from collections.abc import Iterator
+
+from perslm.errors import ArgumentError
+from service.settings import Address, TcpAddress, UnixAddress
+
+
+@contextlib.contextmanager
+def listening(address: Address) -> Iterator[tuple[socket.socket, str]]:
+    """Yield a bound socket and its URL; a unix socket's file is removed at the end."""
+    if isinstance(address, TcpAddress):
+        with _tcp_socket(address) as listener:
+            host, port = listener.getsockname()[:2]
+            yield listener, f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return
+    with _unix_socket(address) as listener:
+        try:
+            yield listener, f"unix:{address.path}"
+        finally:
+            address.path.unlink(missing_ok=True)
+
+
+def _tcp_socket(address: TcpAddress) -> socket.socket:
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ArgumentError(f"the HTTP address cannot be used ({error.strerror})") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(place)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ArgumentError(
+                f"port {address.port} is in use: choose another with --http, or 0 for any"
+            ) from error
+        raise ArgumentError(f"the HTTP address cannot be used ({error.strerror})") from error
+    return listener
+
+
+def _unix_socket(address: UnixAddress) -> socket.socket:
+    """Bind a socket that only this user can open, over a file that a dead server left."""
+    path = str(address.path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if is_abandoned(path):
+            os.unlink(path)
+        listener.bind(path)
+        os.chmod(path, 0o600)  # nobody can connect before listen()
+    except OSError as error:
+        listener.close()
+        reason = error.strerror or str(error)
+        raise ArgumentError(
+            f"the unix socket cannot be used ({reason}): choose a short path in a directory of "
+            "yours where nothing else listens"
+        ) from error
+    return listener
+
+
+def is_abandoned(path: str) -> bool:
+    """Tell whether ``path`` is a unix socket that nobody listens at."""
+    if not os.path.exists(path) or not stat.S_ISSOCK(os.stat(path).st_mode):
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return True
+    return False
