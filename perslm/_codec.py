@@ -68,7 +68,8 @@ def _check(counts: Counts) -> None:
             _require(not suffix.any(), "a word has a suffix")
         below = level
     if counts.cut is None or counts.whole is None:
-        _require(counts.cut is counts.whole, "pruned counts have both cut and whole")
+        neither = counts.cut is None and counts.whole is None
+        _require(neither, "pruned counts have both cut and whole")
         return
     contexts = [1, *(len(level) for level in counts.levels[:-1])]
     _require([len(masses) for masses in counts.cut] == contexts, "cut has not one per context")
