@@ -44,16 +44,12 @@ _FIELDS: Final = frozenset(
 
 
 def decode(body: bytes, form: Format, max_histories: int = 1024) -> ScoreRequest:
-    """Return the request that ``body`` holds; raises RequestError if it holds none."""
-    return request_of(_read(body, form), max_histories)
-
-
-def request_of(fields: object, max_histories: int = 1024) -> ScoreRequest:
-    """Return the request of these fields, of the types that msgpack has; raises RequestError.
+    """Return the request that ``body`` holds; raises RequestError if it holds none.
 
     A body can name far more histories than it has bytes to spare, so their number is looked at
     before any of them is.
     """
+    fields = _read(body, form)
     if not isinstance(fields, dict) or not fields.keys() <= _FIELDS:
         raise RequestError(
             "invalid_request", f"a request is a map with no other fields than {_names(_FIELDS)}"

@@ -1,8 +1,8 @@
 """The scoring service over gRPC: translators around ``service.core``, on grpc.aio.
 
 ``perslm/v1/scorer.proto`` documents the calls. Handlers get and return bytes; they parse messages
-themselves, so that what cannot be parsed is refused like any other bad request. What a request may
-hold is decided by ``service.codec`` and ``service.core``, as for HTTP.
+themselves, so that what cannot be parsed is refused like any other bad request. What fields mean,
+and whether they fit together, is ``service.core``'s, as for HTTP.
 
 What blocks runs in a worker thread; a small request for a model that is in memory is answered on
 the event loop. On a stream each request is answered before the next is read. A request whose
@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import struct
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
@@ -32,11 +33,11 @@ from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from perslm.counts import MAX_ORDER
 from perslm.errors import ArgumentError, StoreError
 from perslm.v1 import scorer_pb2
 from service.audit import Audit
 from service.auth import Authenticator, Principal
-from service.codec import request_of
 from service.core import (
     RequestError,
     ScoreAnswer,
@@ -66,13 +67,14 @@ _STATUS_OF_CODE: Final = {
 _REFUSED: Final = grpc.StatusCode.INVALID_ARGUMENT  # every other code
 _DRAINING: Final = Problem("draining", "this process ends: open the stream again, elsewhere")
 _SMALL_BODY_BYTES: Final = 1 << 16
+_LONGEST_CONTEXT: Final = MAX_ORDER - 1
+_IDS: Final = tuple(struct.Struct(f"<{n}I") for n in range(MAX_ORDER))  # by how many
 
 _Context: TypeAlias = grpc.aio.ServicerContext[bytes, bytes]
 _HealthContext: TypeAlias = grpc.aio.ServicerContext[
     health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse
 ]
 _M = TypeVar("_M", bound=Message)
-_T = TypeVar("_T")
 
 
 @dataclass(slots=True)
@@ -220,17 +222,17 @@ class Server:
 
     async def _score(self, body: bytes, call: _Call) -> scorer_pb2.ScoreAnswer:
         principal = self._principal(call)
-        most = self._settings.max_histories
         call.require_time()
-        request = await _run(len(body) <= _SMALL_BODY_BYTES, lambda: _request(body, most))
+        most = self._settings.max_histories
+        if len(body) <= _SMALL_BODY_BYTES:
+            request = _request(body, most)
+        else:
+            request = await asyncio.to_thread(_request, body, most)
         principal.require("score", request.user)
         service = self._service.of_tenant(principal.tenant)
-
-        def score() -> scorer_pb2.ScoreAnswer:
-            call.require_time()
-            return _answer(service.score(request))
-
-        return await _run(service.is_quick(request), score)
+        if service.is_quick(request):
+            return _scored(service, request, call)
+        return await asyncio.to_thread(_scored, service, request, call)
 
     async def _user(self, body: bytes, call: _Call) -> scorer_pb2.User:
         principal = self._principal(call)
@@ -327,9 +329,10 @@ def _text(problem: Problem) -> str:
     return f"{problem.message}: {problem.request_id}"
 
 
-async def _run(quick: bool, work: Callable[[], _T]) -> _T:
-    """Do ``work`` here and now if it is quick, else in a thread."""
-    return work() if quick else await asyncio.to_thread(work)
+def _scored(service: ScoringService, request: ScoreRequest, call: _Call) -> scorer_pb2.ScoreAnswer:
+    """Return the answer to a request, unless it waited in vain."""
+    call.require_time()
+    return _answer(service.score(request))
 
 
 def _parse(kind: type[_M], body: bytes) -> _M:
@@ -343,25 +346,48 @@ def _parse(kind: type[_M], body: bytes) -> _M:
 
 
 def _request(body: bytes, max_histories: int) -> ScoreRequest:
+    """Return the request in a message; on the hot path, where every call is felt."""
     message = _parse(scorer_pb2.ScoreRequest, body)
-    histories, candidates = message.histories, message.candidates
-    if len(histories.lengths) > max_histories:  # they may be far more than fit into a list
-        raise too_many_histories(max_histories)
-    fields: dict[str, object] = {
-        "user": message.user,
-        "vocabulary": message.vocabulary,
-        "dense": message.dense,
-        "compact": message.compact,
-    }
-    if message.HasField("histories"):
-        lengths = list(histories.lengths)
-        fields["histories"] = {"dtype": "<u4", "lengths": lengths, "data": histories.data}
-    if message.HasField("candidates"):
-        shape = [candidates.n, candidates.k]
-        fields["candidates"] = {"dtype": "<u4", "shape": shape, "data": candidates.data}
-    if message.HasField("top_k"):
-        fields["top_k"] = message.top_k
-    return request_of(fields, max_histories)
+    if not message.HasField("histories"):
+        raise RequestError("invalid_request", "the field histories is missing")
+    return ScoreRequest(
+        user=message.user,
+        vocabulary=message.vocabulary,
+        histories=_rows(message.histories, max_histories),
+        candidates=_matrix(message.candidates) if message.HasField("candidates") else None,
+        top_k=message.top_k if message.HasField("top_k") else None,
+        dense=message.dense,
+        compact=message.compact,
+    )
+
+
+def _rows(rows: scorer_pb2.Rows, most: int) -> list[list[int]]:
+    """Return the end of each row, which alone can matter."""
+    lengths, data = rows.lengths, rows.data
+    if len(lengths) > most:
+        raise too_many_histories(most)
+    if sum(lengths) * 4 != len(data):
+        raise RequestError(
+            "invalid_request",
+            "histories: the data of rows does not have the length that their lengths ask for",
+        )
+    ends = []
+    end = 0
+    for length in lengths:
+        end += length
+        kept = min(length, _LONGEST_CONTEXT)
+        ends.append(list(_IDS[kept].unpack_from(data, (end - kept) * 4)))
+    return ends
+
+
+def _matrix(array: scorer_pb2.Array) -> npt.NDArray[np.uint32]:
+    n, k, data = array.n, array.k, array.data
+    if n * k * 4 != len(data):
+        raise RequestError(
+            "invalid_request",
+            "candidates: an array's data does not have the length that its n and k ask for",
+        )
+    return np.frombuffer(data, "<u4").reshape(n, k)
 
 
 def _answer(answer: ScoreAnswer) -> scorer_pb2.ScoreAnswer:

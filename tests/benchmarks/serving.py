@@ -4,9 +4,10 @@
 
 A synthetic user (order 3, some 45,000 n-grams, a vocabulary of 50,000) in an embedded store, the
 service in a process of its own, one connection kept open, one step at a time: 8 hypotheses, 64
-candidates each. *echo* is a route of the same server that sends back what it got, as large as a
-score request: what is above it is the scoring. *raw* callers write bytes to a socket; *client* is
-``perslm.Client``; *in process* is the same model fetched by ``Client.fetch``.
+candidates each. *echo* is a route, or a gRPC stream, of the same server that sends back what it
+got, as large as a score request: what is above it is the scoring. *raw* callers write bytes to a
+socket, or messages to a gRPC stream; *client* is ``perslm.Client``; *in process* is the same model
+fetched by ``Client.fetch``. What is compared with an echo is measured in turns with it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import json
 import multiprocessing
 import os
 import platform
+import queue
 import socket
 import sys
 import tempfile
@@ -25,16 +27,19 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import fastapi
+import grpc
 import msgpack
 import numpy as np
 import uvicorn
 
+import service.grpc
 from perslm import wire
 from perslm.blob import Metadata, encode
 from perslm.client import Client
 from perslm.counts import Specials, count
 from perslm.model import PersonalModel
 from perslm.store import open_store
+from perslm.v1 import scorer_pb2
 from service import run
 from service.settings import Settings
 from tests.support import Seq
@@ -49,8 +54,24 @@ def synthetic_mail(random: np.random.Generator) -> list[Seq]:
     return [Seq(row, True, True) for row in words.tolist()]
 
 
+async def echo_stream(requests: Any, context: Any) -> None:
+    while (body := await context.read()) is not grpc.aio.EOF:
+        await context.write(body)
+
+
+class EchoServer(service.grpc.Server):
+    """The gRPC server with one more stream."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        handlers = {"Stream": grpc.stream_stream_rpc_method_handler(echo_stream)}
+        self._server.add_generic_rpc_handlers(
+            [grpc.method_handlers_generic_handler("Echo", handlers)]
+        )
+
+
 def serve(store_url: str, ready: Connection) -> None:
-    """Run the service with one more route, and send its URL."""
+    """Run the service with one more route and stream, and send its URLs."""
     create_app = run.create_app
 
     def with_echo(*arguments: Any) -> fastapi.FastAPI:
@@ -63,8 +84,9 @@ def serve(store_url: str, ready: Connection) -> None:
         return app
 
     run.create_app = with_echo
-    settings = Settings(store=store_url, http="127.0.0.1:0")
-    run.serve(settings, on_ready=lambda urls: ready.send(urls[0]))
+    service.grpc.Server = EchoServer  # type: ignore[misc]
+    settings = Settings(store=store_url, http="127.0.0.1:0", grpc="127.0.0.1:0")
+    run.serve(settings, on_ready=ready.send)
 
 
 def caller(url: str, path: str, media_type: str, body: bytes) -> Callable[[], bytes]:
@@ -90,19 +112,41 @@ def caller(url: str, path: str, media_type: str, body: bytes) -> Callable[[], by
     return call
 
 
+def streamer(channel: grpc.Channel, method: str, body: bytes) -> Callable[[], bytes]:
+    """A function that sends one and the same message by a stream and returns what comes back."""
+    requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    replies = channel.stream_stream(method)(iter(requests.get, None))
+
+    def call() -> bytes:
+        requests.put(body)
+        reply: bytes = next(replies)
+        return reply
+
+    return call
+
+
 def latency(call: Callable[[], object], steps: int) -> dict[str, float]:
-    for _ in range(steps // 10):
-        call()
-    times = np.zeros(steps)
-    for i in range(steps):
-        begin = time.perf_counter()
-        call()
-        times[i] = time.perf_counter() - begin
-    p50, p99 = np.percentile(times * 1e6, [50, 99])
-    return {"p50_us": round(float(p50), 1), "p99_us": round(float(p99), 1)}
+    return latencies({"": call}, steps)[""]
 
 
-def measure(url: str, mail: list[Seq], steps: int) -> dict[str, dict[str, float]]:
+def latencies(calls: dict[str, Callable[[], object]], steps: int) -> dict[str, dict[str, float]]:
+    """Latencies of several calls, made in turns, so that they meet the same machine."""
+    times = {name: np.zeros(steps) for name in calls}
+    for i in range(-(steps // 10), steps):
+        for name, call in calls.items():
+            begin = time.perf_counter()
+            call()
+            if i >= 0:
+                times[name][i] = time.perf_counter() - begin
+    found = {}
+    for name, row in times.items():
+        p50, p99 = np.percentile(row * 1e6, [50, 99])
+        found[name] = {"p50_us": round(float(p50), 1), "p99_us": round(float(p99), 1)}
+    return found
+
+
+def measure(urls: list[str], mail: list[Seq], steps: int) -> dict[str, dict[str, float]]:
+    url, grpc_url = urls
     random = np.random.default_rng(2)
     histories = [sequence.ids[:6] for sequence in mail[:BEAM]]
     candidates = random.integers(2, 8000, (BEAM, CANDIDATES), np.uint32)
@@ -116,16 +160,48 @@ def measure(url: str, mail: list[Seq], steps: int) -> dict[str, dict[str, float]
         }
     )
     text = json.dumps({**base, "histories": histories, "candidates": candidates.tolist()}).encode()
-    with Client(url, strict=True) as client:
+    message = scorer_pb2.ScoreRequest(
+        **base,
+        histories=scorer_pb2.Rows(
+            lengths=[len(row) for row in histories],
+            data=np.concatenate([np.array(row, "<u4") for row in histories]).tobytes(),
+        ),
+        candidates=scorer_pb2.Array(n=BEAM, k=CANDIDATES, data=candidates.tobytes()),
+    ).SerializeToString()
+    with (
+        Client(url, strict=True) as client,
+        Client(grpc_url, strict=True) as grpc_client,
+        grpc.insecure_channel(grpc_url.removeprefix("grpc://")) as channel,
+    ):
         remote, local = client.model(USER), client.fetch(USER)
         assert isinstance(local, PersonalModel)
         there, here = remote.states(histories), local.states(histories)
         assert np.array_equal(remote.score(there, candidates)[0], local.score(here, candidates)[0])
+        by_grpc = grpc_client.model(USER)
+        there_too = by_grpc.states(histories)
+        assert np.array_equal(
+            by_grpc.score(there_too, candidates)[0], local.score(here, candidates)[0]
+        )
+        unary = channel.unary_unary(f"/{service.grpc.SERVICE}/Score")
         return {
-            "echo, raw": latency(caller(url, "/echo", "application/msgpack", packed), steps),
-            "score, msgpack, raw": latency(
-                caller(url, "/v1/score", "application/msgpack", packed), steps
+            **latencies(
+                {
+                    "echo, raw": caller(url, "/echo", "application/msgpack", packed),
+                    "score, msgpack, raw": caller(url, "/v1/score", "application/msgpack", packed),
+                },
+                steps,
             ),
+            **latencies(
+                {
+                    "echo, gRPC, raw": streamer(channel, "/Echo/Stream", message),
+                    "score, gRPC, raw": streamer(
+                        channel, f"/{service.grpc.SERVICE}/ScoreStream", message
+                    ),
+                },
+                steps,
+            ),
+            "score, gRPC unary, raw": latency(lambda: unary(message), steps),
+            "score, gRPC client": latency(lambda: by_grpc.score(there_too, candidates), steps),
             "score, json, raw": latency(caller(url, "/v1/score", "application/json", text), steps),
             "score, client": latency(lambda: remote.score(there, candidates), steps),
             "mix, client": latency(lambda: remote.mix(there, rows), steps // 5),
@@ -160,6 +236,7 @@ def main() -> None:
         "numpy": np.__version__,
         "fastapi": fastapi.__version__,
         "uvicorn": uvicorn.__version__,
+        "grpcio": grpc.__version__,
         "cpus": os.cpu_count(),
         "machine": platform.machine(),
     }
@@ -170,6 +247,12 @@ def main() -> None:
     print(f"{BEAM} hypotheses, {CANDIDATES} candidates, a blob of {len(blob)} bytes")
     for name, result in results.items():
         print(f"{name:22} p50 {result['p50_us']:7.0f} µs   p99 {result['p99_us']:7.0f} µs")
+    for what, echo in (
+        ("score, msgpack, raw", "echo, raw"),
+        ("score, gRPC, raw", "echo, gRPC, raw"),
+    ):
+        ratios = (results[what][p] / results[echo][p] for p in ("p50_us", "p99_us"))
+        print(f"{what}, to its echo: p50 {next(ratios):.2f}, p99 {next(ratios):.2f}")
 
 
 if __name__ == "__main__":

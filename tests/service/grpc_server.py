@@ -30,6 +30,7 @@ class RunningServer:
         self._settings, self._store = settings, store
         self._ready: queue.SimpleQueue[str | BaseException] = queue.SimpleQueue()
         self._stop = asyncio.Event()
+        self._stopping = False
         self._thread = threading.Thread(target=self._run)
 
     def __enter__(self) -> RunningServer:
@@ -47,8 +48,10 @@ class RunningServer:
         assert not self._thread.is_alive()
 
     def stop(self) -> None:
-        """Begin to drain."""
-        self._loop.call_soon_threadsafe(self._stop.set)
+        """Begin to drain, if that has not begun."""
+        if not self._stopping:
+            self._stopping = True
+            self._loop.call_soon_threadsafe(self._stop.set)
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
