@@ -58,14 +58,14 @@ class Client:
 
     ``url`` is what ``perslm serve`` prints: ``http://HOST:PORT``, ``https://…``, ``unix:/path`` or
     ``http+unix://%2Fpath`` for HTTP; ``grpc://HOST:PORT``, ``grpcs://…`` (TLS) or
-    ``grpc+unix:/path`` for gRPC, which needs ``perslm[grpc]`` and gives the same answers in less
-    time. Nothing is connected before the first request. ``timeout`` is how many
-    seconds to wait for a connection, and for the answer to go on. ``strict`` raises ServiceError,
+    ``grpc+unix:/path`` for gRPC, which needs ``perslm[grpc]`` and gives the same answers. Nothing
+    is connected before the first request. ``timeout`` is how many seconds to wait for a connection,
+    and for the answer to go on; over gRPC, for the whole answer. ``strict`` raises ServiceError,
     NoModelError and VocabularyMismatchError where else a model would abstain. ``pause`` is for how
     many seconds a model that cannot be had is not asked for again.
 
     ``token`` is the API key or JSON Web Token to show (default: the environment's
-    ``PERSLM_TOKEN``). For ``https://``, ``ca`` is a PEM file with the authorities to trust instead
+    ``PERSLM_TOKEN``). For TLS, ``ca`` is a PEM file with the authorities to trust instead
     of those of the system, and ``cert`` the client's own certificate with its key: one PEM file, or
     the two files. Raises ArgumentError for files that are not there.
     """
