@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn, Protocol
 
 from perslm.errors import ArgumentError, NoModelError, ServiceError
 
-UNABLE: Final = ("store_unavailable", "bad_blob")
+UNABLE: Final = ("store_unavailable", "bad_blob", "loading")
 """What a service says when there may be a model but not one to use."""
 
 

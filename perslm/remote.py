@@ -39,8 +39,9 @@ class RemoteModel:
     """A user's model behind a service; made by :meth:`Client.model`, used like a PersonalModel.
 
     ``reason`` is "ok" or why the last request brought nothing: ``unknown_user``,
-    ``vocabulary_mismatch``, ``store_unavailable``, ``bad_blob``, ``degraded`` (no answer, or not a
-    proper one) or ``refused`` (over a limit of the service). ``order`` and ``generation`` are those
+    ``vocabulary_mismatch``, ``store_unavailable``, ``bad_blob``, ``loading`` (not in the service's
+    memory yet: the next request is sent all the same), ``degraded`` (no answer, or not a proper
+    one) or ``refused`` (over a limit of the service). ``order`` and ``generation`` are those
     of the last answer, 0 before the first. May be called from many threads.
     """
 
@@ -202,11 +203,12 @@ class RemoteModel:
             self.order, self.generation, self.reason = answer.order, answer.generation, "ok"
 
     def _abstain(self, error: PerslmError) -> None:
-        """Be silent for a while; raise instead if the client is strict."""
+        """Be silent for a while, unless the model will be there; raise if the client is strict."""
         with self._mutex:
             self.reason = reason_of(error)
             self._weight_of.clear()
-            self._silent_until = time.monotonic() + self._client.pause
+            if self.reason != "loading":
+                self._silent_until = time.monotonic() + self._client.pause
         if self._client.strict:
             raise error
 

@@ -9,7 +9,8 @@ age         then
 ==========  ==========================================================================
 fresh       answers at once; ``peek`` returns it
 due         the next request asks the store for the generation, and loads it if it
-            changed; requests that come meanwhile are answered from the old entry
+            changed; requests that come meanwhile are answered from the old entry,
+            and so is that request if the store takes longer than it can wait
 stale       the store did not answer: the old model goes on for ``stale_seconds``,
             asking the store again whenever ``fresh_seconds`` are over
 evicted     least recently used first, when the models exceed ``cache_bytes``
@@ -18,8 +19,10 @@ evicted     least recently used first, when the models exceed ``cache_bytes``
 Users of different tenants are different users, whatever their ids: an entry belongs to a tenant and
 a user id, and is loaded from that tenant's part of the store. All share one bound.
 
-One thread at a time loads a user. Locks are striped: two users may share one, which costs a wait,
-never a wrong answer. What an answer is made of is the business of ``service.core``.
+Loads run in a few threads of the cache's own, one load at a time for a user however many requests
+wait for it. So a request can stop waiting: it goes on with the old model, or with the null model
+``loading``, while the load goes on behind, for the next request to find. What an answer is made of
+is the business of ``service.core``.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
@@ -36,7 +40,8 @@ from perslm.model import NullModel, PersonalModel
 from perslm.store import DEFAULT_TENANT, Store, UserInfo
 from service.settings import Settings
 
-_STRIPES: Final = 64
+_LOADERS: Final = 8
+_MOST_LOADS: Final = 1024  # running and queued; more than a second's worth helps nobody
 _ENTRY_BYTES: Final = 2048
 
 _Owner: TypeAlias = tuple[str, str]
@@ -49,7 +54,8 @@ class Entry:
 
     ``generation`` is that of the published model (0: none, or unknown), ``info`` what the store
     knows of it. ``due`` is when to ask again, ``confirmed`` when the store last vouched for it, in
-    seconds of the cache's clock. ``stale`` tells that the store could not be asked when it was due.
+    seconds of the cache's clock. ``stale`` tells that the store did not answer when it was due, or
+    not in time.
     """
 
     model: PersonalModel | NullModel
@@ -76,8 +82,9 @@ class ModelCache:
         self._clock = clock
         self._entries: OrderedDict[_Owner, Entry] = OrderedDict()  # least recently used first
         self._bytes = 0
-        self._mutex = threading.Lock()  # over the two above; never held while the store is asked
-        self._loading = [threading.Lock() for _ in range(_STRIPES)]
+        self._loads: dict[_Owner, Future[Entry]] = {}  # those that may still change the entries
+        self._mutex = threading.Lock()  # over the three above; never held while the store is asked
+        self._loaders = ThreadPoolExecutor(_LOADERS, "perslm-load")
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -89,39 +96,70 @@ class ModelCache:
         """Return the user's entry if it is fresh: at once, without asking the store."""
         return self._fresh((tenant, user))
 
-    def get(self, user: str, tenant: str = DEFAULT_TENANT) -> Entry:
-        """Return the user's entry, after asking the store if it is due; may block on the store.
+    def get(
+        self, user: str, tenant: str = DEFAULT_TENANT, *, seconds: float | None = None
+    ) -> Entry:
+        """Return the user's entry, after asking the store if it is due.
 
-        Raises ArgumentError if ``user`` cannot be a user id, and nothing else.
+        Waits for the store at most ``seconds`` (None: as long as the store's own timeouts let it).
+        After that, or if too many loads wait already, it is the old entry, or else one with the
+        null model ``loading``. Raises ArgumentError if ``user`` cannot be a user id, and nothing
+        else.
         """
         owner = (tenant, user)
-        entry = self._fresh(owner)
-        if entry is not None:
-            return entry
-        old = self._recent(owner)
-        lock = self._lock(owner)
+        with self._mutex:
+            old = self._touched(owner)
+            if old is not None and self._clock() < old.due:
+                return old
+            load = self._loads.get(owner)
+            mine = load is None and len(self._loads) < _MOST_LOADS
+            if mine:
+                load = self._loads[owner] = Future()
+        if mine:
+            assert load is not None
+            self._loaders.submit(self._run, owner, load)
         # while somebody else asks, what the store said not long ago will do
         usable = old is not None and self._clock() - old.confirmed < self._settings.stale_seconds
-        if not lock.acquire(blocking=not usable):
+        if usable and not mine:
             assert old is not None
             return old
-        try:
-            entry = self._fresh(owner)
-            if entry is None:
-                entry = self._ask(owner, self._recent(owner))
-                self._put(owner, entry)
-            return entry
-        finally:
-            lock.release()
+        if load is not None and wait([load], seconds).done:
+            return load.result()
+        if usable:
+            assert old is not None
+            return replace(old, stale=True)
+        now = self._clock()
+        return Entry(NullModel("loading"), 0, None, now, now)
 
     def drop(self, user: str, tenant: str = DEFAULT_TENANT) -> None:
         """Forget the entry of a user whose model in the store was just changed or deleted.
 
-        A load that began before that has ended, and is dropped too, when this returns.
+        What a load brings that began before that is not kept either.
         """
         owner = (tenant, user)
-        with self._lock(owner), self._mutex:
+        with self._mutex:
+            self._loads.pop(owner, None)
             self._remove(owner)
+
+    def _run(self, owner: _Owner, load: Future[Entry]) -> None:
+        try:
+            entry = self._ask(owner, self._recent(owner))
+        except BaseException as error:  # noqa: BLE001 - it is raised where the result is waited for
+            with self._mutex:
+                self._end(owner, load)
+            load.set_exception(error)
+            return
+        with self._mutex:
+            if self._end(owner, load):
+                self._put(owner, entry)
+        load.set_result(entry)
+
+    def _end(self, owner: _Owner, load: Future[Entry]) -> bool:
+        """Take a load off the list; tell whether it was still there, and not dropped."""
+        if self._loads.get(owner) is not load:
+            return False
+        del self._loads[owner]
+        return True
 
     def _fresh(self, owner: _Owner) -> Entry | None:
         entry = self._recent(owner)
@@ -155,24 +193,23 @@ class ModelCache:
         )  # without the blob, which would stay in memory
         return Entry(model, stored.generation, info, due, now)
 
-    def _lock(self, owner: _Owner) -> threading.Lock:
-        return self._loading[hash(owner) % _STRIPES]
-
     def _recent(self, owner: _Owner) -> Entry | None:
         with self._mutex:
-            entry = self._entries.get(owner)
-            if entry is not None:
-                self._entries.move_to_end(owner)
-            return entry
+            return self._touched(owner)
+
+    def _touched(self, owner: _Owner) -> Entry | None:
+        entry = self._entries.get(owner)
+        if entry is not None:
+            self._entries.move_to_end(owner)
+        return entry
 
     def _put(self, owner: _Owner, entry: Entry) -> None:
         """Keep ``entry``, which may be larger than the bound: then it is the only one."""
-        with self._mutex:
-            self._remove(owner)
-            self._entries[owner] = entry
-            self._bytes += entry.bytes
-            while self._bytes > self._settings.cache_bytes and len(self._entries) > 1:
-                self._remove(next(iter(self._entries)))
+        self._remove(owner)
+        self._entries[owner] = entry
+        self._bytes += entry.bytes
+        while self._bytes > self._settings.cache_bytes and len(self._entries) > 1:
+            self._remove(next(iter(self._entries)))
 
     def _remove(self, owner: _Owner) -> None:
         entry = self._entries.pop(owner, None)

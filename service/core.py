@@ -9,11 +9,12 @@ here, and decide nothing. The rules:
   =======================  ==========================================================
   ``status``               ``reason``
   =======================  ==========================================================
-  ``ok``                   ``ok``, or ``stale``: the store is away, the model was good
-                           when it was last seen
+  ``ok``                   ``ok``, or ``stale``: the store is away or slow, the model
+                           was good when it was last seen
   ``no_model``             ``unknown_user``
   ``vocabulary_mismatch``  ``vocabulary_mismatch``
-  ``degraded``             ``store_unavailable`` or ``bad_blob``
+  ``degraded``             ``store_unavailable``, ``bad_blob``, or ``loading``: the model
+                           is not in memory yet, the next request may find it
   =======================  ==========================================================
 
 * A request that is wrong in itself is a :class:`RequestError`, which names the field and the
@@ -27,6 +28,8 @@ Models come from ``service.cache``.
 from __future__ import annotations
 
 import copy
+import math
+import time
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
@@ -47,6 +50,7 @@ _STATUS: Final[dict[str, Status]] = {
     "vocabulary_mismatch": "vocabulary_mismatch",
     "store_unavailable": "degraded",
     "bad_blob": "degraded",
+    "loading": "degraded",
 }
 
 _QUICK_VALUES: Final = 1 << 16
@@ -129,6 +133,8 @@ class UserModel:
 class ScoringService:
     """Everything that the service does, for any transport. Thread-safe; all calls may block.
 
+    ``score`` does so for at most the setting ``load_seconds``: a beam search does not wait.
+
     The store stays the caller's, to close after the service has stopped. Users are those of the
     default tenant; :meth:`of_tenant` has the others.
     """
@@ -150,11 +156,18 @@ class ScoringService:
         other._store = self._store.of_tenant(tenant)
         return other
 
-    def score(self, request: ScoreRequest) -> ScoreAnswer:
-        """Score a request. Raises RequestError if it is malformed or over a limit."""
+    def score(self, request: ScoreRequest, deadline: float = math.inf) -> ScoreAnswer:
+        """Score a request. Raises RequestError if it is malformed or over a limit.
+
+        ``deadline`` is when the caller stops waiting, of time.monotonic(). A model that is not in
+        memory after ``load_seconds``, or half of the time left (an answer must get back, too), is
+        loaded behind, for later requests.
+        """
         n, columns = self._checked(request)
+        left = (deadline - time.monotonic()) / 2
+        seconds = max(0.0, min(self._settings.load_seconds, left))
         try:
-            entry = self._cache.get(request.user, self._tenant)
+            entry = self._cache.get(request.user, self._tenant, seconds=seconds)
         except ArgumentError as error:
             raise RequestError("invalid_user", str(error)) from error
         model = entry.model

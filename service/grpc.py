@@ -332,7 +332,7 @@ def _text(problem: Problem) -> str:
 def _scored(service: ScoringService, request: ScoreRequest, call: _Call) -> scorer_pb2.ScoreAnswer:
     """Return the answer to a request, unless it waited in vain."""
     call.require_time()
-    return _answer(service.score(request))
+    return _answer(service.score(request, call.deadline))
 
 
 def _parse(kind: type[_M], body: bytes) -> _M:

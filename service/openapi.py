@@ -60,6 +60,7 @@ _ANSWER_SCHEMA: Final[dict[str, Any]] = {
                 "vocabulary_mismatch",
                 "store_unavailable",
                 "bad_blob",
+                "loading",
             ]
         },
         "generation": {"type": "integer"},

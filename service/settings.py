@@ -50,7 +50,8 @@ class Settings:
 
     ``cache_bytes`` bounds the models kept in memory. A model is used for ``fresh_seconds`` before
     the store is asked again whether it is the latest; while the store is away it is used for at
-    most ``stale_seconds`` after the store last vouched for it.
+    most ``stale_seconds`` after the store last vouched for it. A request to score waits for the
+    store for at most ``load_seconds``; then it goes on without, and the model is loaded behind.
 
     A request may have ``max_body_bytes``, ``max_histories``, and need ``max_answer_values``
     log-probabilities: its histories times its candidates, or times the vocabulary.
@@ -74,6 +75,7 @@ class Settings:
     cache_bytes: int = 512 * _MIB
     fresh_seconds: float = 1.0
     stale_seconds: float = 3600.0
+    load_seconds: float = 0.05
     max_body_bytes: int = 8 * _MIB
     max_histories: int = 1024
     max_answer_values: int = 8 * _MIB
@@ -96,7 +98,13 @@ class Settings:
         if self.http is None and self.grpc is None:
             object.__setattr__(self, "http", "127.0.0.1:8377")
         check_weight(self.weight)
-        for name in ("cache_bytes", "fresh_seconds", "stale_seconds", "jwt_leeway_seconds"):
+        for name in (
+            "cache_bytes",
+            "fresh_seconds",
+            "stale_seconds",
+            "load_seconds",
+            "jwt_leeway_seconds",
+        ):
             if not getattr(self, name) >= 0:
                 raise ArgumentError(f"the setting {name} cannot be negative")
         for name in ("max_body_bytes", "max_histories", "max_answer_values"):

@@ -55,7 +55,7 @@ def populated(url: str) -> Iterator[Store]:
 
 
 def settings(**changes: Any) -> Settings:
-    return Settings(**{"weight": 0.4, "fresh_seconds": 0.0, **changes})
+    return Settings(**{"weight": 0.4, "fresh_seconds": 0.0, "load_seconds": 30.0, **changes})
 
 
 def local(sequences: list[Seq] = MAIL, weight: float = 0.4) -> PersonalModel:

@@ -29,6 +29,10 @@ class Counting:
         assert tenant == "default"
         return self
 
+    def hold(self) -> None:
+        self.entered.clear()
+        self.gate.clear()
+
     def fetch(self, user: str) -> Any:
         self.fetches += 1
         self.entered.set()
@@ -99,17 +103,68 @@ def test_the_store_may_be_away_for_a_while(store: Store) -> None:
 
 
 def test_while_somebody_asks_only_a_recent_answer_will_do(store: Store) -> None:
-    clock = Clock()
-    cache = ModelCache(store, settings(fresh_seconds=1.0, stale_seconds=60.0), clock=clock)
+    clock, counting = Clock(), Counting(store)
+    cache = ModelCache(counting, settings(fresh_seconds=1.0, stale_seconds=60.0), clock=clock)
     old = cache.get(USER)
-    with ThreadPoolExecutor(1) as pool:
-        with cache._lock(("default", USER)):  # somebody asks
-            clock.now += 59.0
-            assert cache.get(USER) is old
-            clock.now += 2.0
-            waiting = pool.submit(cache.get, USER)
-            store.forget(USER)
-        assert waiting.result().model.reason == "unknown_user"
+    publish(store, USER, blob_of(NEW_MAIL))
+    clock.now += 59.0
+    counting.hold()
+    with ThreadPoolExecutor(1) as threads:
+        asking = threads.submit(cache.get, USER)
+        assert counting.entered.wait(30)
+        assert cache.get(USER) is old
+        clock.now += 2.0
+        assert cache.get(USER, seconds=0.0).model.reason == "loading"
+        counting.gate.set()
+        assert asking.result().generation == 2
+    assert counting.fetches == 2
+
+
+def test_nobody_waits_longer_than_they_can(store: Store) -> None:
+    counting = Counting(store)
+    cache = ModelCache(counting, settings(fresh_seconds=60.0))
+    counting.hold()
+    for _ in range(5):
+        entry = cache.get(USER, seconds=0.0)
+        assert (entry.model.reason, entry.generation) == ("loading", 0)
+    assert counting.entered.wait(30)
+    assert len(cache) == 0
+    counting.gate.set()
+    assert cache.get(USER).model.reason == "ok"
+    assert counting.fetches == 1
+
+
+def test_a_due_model_is_used_when_the_store_takes_too_long(store: Store) -> None:
+    clock, counting = Clock(), Counting(store)
+    cache = ModelCache(counting, settings(fresh_seconds=1.0, stale_seconds=60.0), clock=clock)
+    old = cache.get(USER)
+    publish(store, USER, blob_of(NEW_MAIL))
+    clock.now += 1.0
+    counting.hold()
+    entry = cache.get(USER, seconds=0.0)
+    assert (entry.model, entry.stale) == (old.model, True)
+    clock.now += 59.0
+    assert cache.get(USER, seconds=0.0).model.reason == "loading"
+    counting.gate.set()
+    entry = cache.get(USER)
+    assert (entry.generation, entry.stale) == (2, False)
+
+
+def test_loads_are_few_at_a_time_and_not_too_many_wait(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.cache._MOST_LOADS", 2)
+    counting = Counting(store)
+    cache = ModelCache(counting, settings(fresh_seconds=60.0))
+    counting.hold()
+    for user in (USER, "a", "b", "c"):
+        assert cache.get(user, seconds=0.0).model.reason == "loading"
+    assert cache.get("b").model.reason == "loading"  # at once: nothing is under way for it
+    counting.gate.set()
+    assert cache.get(USER).model.reason == "ok"
+    assert cache.get("a").model.reason == "unknown_user"
+    assert cache.get("b").model.reason == "unknown_user"
+    assert counting.fetches == 3
 
 
 def test_a_returned_store_ends_staleness(store: Store) -> None:
@@ -175,19 +230,34 @@ def test_nobody_waits_while_another_asks_again(store: Store) -> None:
         assert asking.result().generation == 2
 
 
-def test_dropping_waits_for_a_load_that_began_before(store: Store) -> None:
+def test_a_load_that_began_before_a_drop_is_not_kept(store: Store) -> None:
     counting = Counting(store)
     cache = ModelCache(counting, settings(fresh_seconds=60.0))
-    counting.gate.clear()
-    with ThreadPoolExecutor(2) as threads:
+    counting.hold()
+    with ThreadPoolExecutor(1) as threads:
         loading = threads.submit(cache.get, USER)
         assert counting.entered.wait(30)
-        dropping = threads.submit(cache.drop, USER)
-        assert not dropping.done()
+        cache.drop(USER)
         counting.gate.set()
-        loading.result()
-        dropping.result()
+        assert loading.result().model.reason == "ok"
     assert cache.peek(USER) is None
+
+
+def test_a_load_that_began_after_a_drop_is_kept(store: Store) -> None:
+    counting = Counting(store)
+    cache = ModelCache(counting, settings(fresh_seconds=60.0))
+    counting.hold()
+    with ThreadPoolExecutor(2) as threads:
+        before = threads.submit(cache.get, USER)
+        assert counting.entered.wait(30)
+        cache.drop(USER)
+        counting.entered.clear()
+        after = threads.submit(cache.get, USER)
+        assert counting.entered.wait(30)
+        counting.gate.set()
+        before.result()
+        assert cache.get(USER) is after.result()
+    assert counting.fetches == 2
 
 
 @pytest.mark.parametrize("user", ["", "x" * 257, "\ud800"])

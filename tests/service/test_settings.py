@@ -27,6 +27,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "PERSLM_CACHE_BYTES": "1",
         "PERSLM_FRESH_SECONDS": "2.5",
         "PERSLM_STALE_SECONDS": "3",
+        "PERSLM_LOAD_SECONDS": "0.5",
         "PERSLM_MAX_BODY_BYTES": "4",
         "PERSLM_MAX_HISTORIES": "5",
         "PERSLM_MAX_ANSWER_VALUES": "6",
@@ -46,7 +47,8 @@ def test_every_setting_can_come_from_the_environment() -> None:
     }
     assert set(environment) == {f"PERSLM_{name.upper()}" for name in Settings.__dataclass_fields__}
     wanted = Settings(
-        *("redis://localhost", "unix:/run/s", "unix:/run/g", 0.5, True, 1, 2.5, 3.0, 4, 5, 6),
+        *("redis://localhost", "unix:/run/s", "unix:/run/g", 0.5, True, 1, 2.5, 3.0),
+        *(0.5, 4, 5, 6),
         *("keys.json", "secret", None, "perslm", "login", 7.0, "sub"),
         *("cert.pem", "key.pem", "ca.pem", True, "audit.log", "audit.key"),
     )
@@ -63,6 +65,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         ("PERSLM_CACHE_BYTES", "1.5"),
         ("PERSLM_FRESH_SECONDS", "-1"),
         ("PERSLM_STALE_SECONDS", "nan"),
+        ("PERSLM_LOAD_SECONDS", "-1"),
         ("PERSLM_MAX_HISTORIES", "0"),
     ],
 )

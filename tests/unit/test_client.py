@@ -245,6 +245,17 @@ def test_reasons(reply: Reply, reason: str, error: type[PerslmError]) -> None:
             model.score(model.states([[2]]), [[2]])
 
 
+def test_a_model_that_is_being_loaded_is_asked_for_again_at_once() -> None:
+    replies = [scores(status="degraded", reason="loading"), scores()]
+    with service(replying(lambda: replies.pop(0))) as url, Client(url, pause=3600) as client:
+        model = client.model("u", FINGERPRINT)
+        states = model.states([[2], [3]])
+        assert np.isneginf(model.score(states, [[2, 3, 4]] * 2)[0]).all()
+        assert model.reason == "loading"
+        assert np.isfinite(model.score(states, [[2, 3, 4]] * 2)[0]).any()
+        assert model.reason == "ok"
+
+
 def test_after_a_failure_there_is_a_pause_and_then_another_try() -> None:
     replies = [scores(), (500, b""), scores()]
     asked = []
