@@ -38,6 +38,7 @@ from typing import Final, TypeAlias
 from perslm.errors import BlobError, StoreError
 from perslm.model import NullModel, PersonalModel
 from perslm.store import DEFAULT_TENANT, Store, UserInfo
+from service.metrics import CacheFigures
 from service.settings import Settings
 
 _LOADERS: Final = 8
@@ -81,16 +82,16 @@ class ModelCache:
         self._settings = settings
         self._clock = clock
         self._entries: OrderedDict[_Owner, Entry] = OrderedDict()  # least recently used first
-        self._bytes = 0
+        self.figures = CacheFigures()
         self._loads: dict[_Owner, Future[Entry]] = {}  # those that may still change the entries
-        self._mutex = threading.Lock()  # over the three above; never held while the store is asked
+        self._mutex = threading.Lock()  # over all of that; never held while the store is asked
         self._loaders = ThreadPoolExecutor(_LOADERS, "perslm-load")
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __repr__(self) -> str:
-        return f"ModelCache(entries={len(self)}, bytes={self._bytes})"
+        return f"ModelCache(entries={len(self)}, bytes={self.figures.bytes})"
 
     def peek(self, user: str, tenant: str = DEFAULT_TENANT) -> Entry | None:
         """Return the user's entry if it is fresh: at once, without asking the store."""
@@ -110,7 +111,9 @@ class ModelCache:
         with self._mutex:
             old = self._touched(owner)
             if old is not None and self._clock() < old.due:
+                self.figures.hits += 1
                 return old
+            self.figures.misses += 1
             load = self._loads.get(owner)
             mine = load is None and len(self._loads) < _MOST_LOADS
             if mine:
@@ -176,6 +179,8 @@ class ModelCache:
                 return replace(old, due=due, confirmed=now, stale=False)
             stored = store.fetch(user)
         except StoreError:
+            with self._mutex:
+                self.figures.store_failures += 1
             if old is not None and now - old.confirmed < self._settings.stale_seconds:
                 return replace(old, due=due, stale=True)
             return Entry(NullModel("store_unavailable"), 0, None, due, now)
@@ -188,6 +193,11 @@ class ModelCache:
             )
         except BlobError:
             model = NullModel("bad_blob")
+        with self._mutex:
+            if isinstance(model, NullModel):
+                self.figures.blob_failures += 1
+            else:
+                self.figures.loads += 1
         info = UserInfo(
             **{name: getattr(stored, name) for name in UserInfo.__dataclass_fields__}
         )  # without the blob, which would stay in memory
@@ -207,11 +217,16 @@ class ModelCache:
         """Keep ``entry``, which may be larger than the bound: then it is the only one."""
         self._remove(owner)
         self._entries[owner] = entry
-        self._bytes += entry.bytes
-        while self._bytes > self._settings.cache_bytes and len(self._entries) > 1:
+        self.figures.entries += 1
+        self.figures.models += isinstance(entry.model, PersonalModel)
+        self.figures.bytes += entry.bytes
+        while self.figures.bytes > self._settings.cache_bytes and len(self._entries) > 1:
             self._remove(next(iter(self._entries)))
+            self.figures.evictions += 1
 
     def _remove(self, owner: _Owner) -> None:
         entry = self._entries.pop(owner, None)
         if entry is not None:
-            self._bytes -= entry.bytes
+            self.figures.entries -= 1
+            self.figures.models -= isinstance(entry.model, PersonalModel)
+            self.figures.bytes -= entry.bytes
