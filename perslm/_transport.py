@@ -126,6 +126,8 @@ def refuse(what: str, status: int, code: object) -> NoReturn:
         raise NoModelError("the user has no published model")
     if code in UNABLE:
         raise UnableError(str(code))
+    if code == "overloaded":  # a matter of the moment, not of the request, whatever the status
+        status = 503
     known = isinstance(code, str) and re.fullmatch(r"[a-z_]{1,40}", code)
     raise ServiceError(
         f"the scoring service refused: {what}" + (f", {code}" if known else ""), status

@@ -41,6 +41,7 @@ from perslm.interpolate import Float32Array
 from perslm.model import Candidates, Histories, NullModel, PersonalModel
 from perslm.store import DEFAULT_TENANT, Store, Stored, UserInfo
 from service.cache import ModelCache
+from service.gate import Gate
 from service.settings import Settings
 
 Status: TypeAlias = Literal["ok", "no_model", "vocabulary_mismatch", "degraded"]
@@ -134,6 +135,7 @@ class ScoringService:
     """Everything that the service does, for any transport. Thread-safe; all calls may block.
 
     ``score`` does so for at most the setting ``load_seconds``: a beam search does not wait.
+    ``gate`` is where transports run what blocks.
 
     The store stays the caller's, to close after the service has stopped. Users are those of the
     default tenant; :meth:`of_tenant` has the others.
@@ -146,6 +148,7 @@ class ScoringService:
         self._settings = settings
         self._cache = cache or ModelCache(store, settings)
         self._tenant = DEFAULT_TENANT
+        self.gate = Gate(settings)
 
     def of_tenant(self, tenant: str) -> ScoringService:
         """Return the same service with the users of another tenant, in the same cache."""

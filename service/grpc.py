@@ -55,6 +55,7 @@ SERVICE: Final = scorer_pb2.DESCRIPTOR.services_by_name["Scorer"].full_name
 _STATUS_OF_CODE: Final = {
     "too_many_histories": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "answer_too_large": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "overloaded": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "unauthenticated": grpc.StatusCode.UNAUTHENTICATED,
     "forbidden": grpc.StatusCode.PERMISSION_DENIED,
     "unknown_user": grpc.StatusCode.NOT_FOUND,
@@ -227,12 +228,12 @@ class Server:
         if len(body) <= _SMALL_BODY_BYTES:
             request = _request(body, most)
         else:
-            request = await asyncio.to_thread(_request, body, most)
+            request = await self._service.gate.run(_request, body, most)
         principal.require("score", request.user)
         service = self._service.of_tenant(principal.tenant)
         if service.is_quick(request):
             return _scored(service, request, call)
-        return await asyncio.to_thread(_scored, service, request, call)
+        return await service.gate.run(_scored, service, request, call)
 
     async def _user(self, body: bytes, call: _Call) -> scorer_pb2.User:
         principal = self._principal(call)
@@ -241,7 +242,7 @@ class Server:
         principal.require("score" if "score" in principal.scopes else "model:read", user)
         service = self._service.of_tenant(principal.tenant)
         call.require_time()
-        return scorer_pb2.User(**asdict(await asyncio.to_thread(service.model, user)))
+        return scorer_pb2.User(**asdict(await service.gate.run(service.model, user)))
 
     async def _model(self, body: bytes, call: _Call) -> scorer_pb2.Model:
         principal = self._principal(call)
@@ -251,7 +252,7 @@ class Server:
         with self._audit.recorded("export", principal, asked.user) as call.request_id:
             principal.require("model:read", asked.user)
             call.require_time()
-            found = await asyncio.to_thread(service.blob, asked.user, unless=unless)
+            found = await service.gate.run(service.blob, asked.user, unless=unless)
         if isinstance(found, int):
             return scorer_pb2.Model(generation=found, unchanged=True)
         return scorer_pb2.Model(
@@ -265,7 +266,7 @@ class Server:
         with self._audit.recorded("forget", principal, user) as call.request_id:
             principal.require("forget", user)
             call.require_time()
-            await asyncio.to_thread(service.forget, user)
+            await service.gate.run(service.forget, user)
         return scorer_pb2.Forgotten()
 
     def _principal(self, call: _Call) -> Principal:

@@ -6,9 +6,9 @@ core and write bytes; the formats are in ``service.codec``, the documentation of
 routes; its validation and serialization are left out of the way (:class:`_PlainRoute`), for they
 would take longer than the scoring does.
 
-What blocks runs in a worker thread: anything that asks the store, large bodies, large answers. A
-small request for a model that is in memory is answered on the event loop, because a change of
-threads would cost more than the answer.
+What blocks runs in a worker thread: anything that asks the store, large bodies, large answers;
+``service.gate`` bounds how much of that there is at once. A small request for a model that is in
+memory is answered on the event loop, because a change of threads would cost more than the answer.
 
 **Who may.** Every handler of a user's data asks ``service.auth`` before anything else. Probes and
 the documentation are open to all: they say nothing of anybody.
@@ -58,10 +58,12 @@ _STATUS_OF_CODE: Final = {
     "body_too_large": 413,
     "unsupported_media_type": 415,
     "internal": 500,
+    "overloaded": 503,
     "bad_blob": 503,
     "store_unavailable": 503,
 }
 _REFUSED: Final = 422  # every other code
+_RETRY_SECONDS: Final = 1
 _SMALL_BODY_BYTES: Final = 1 << 16
 
 _T = TypeVar("_T")
@@ -123,10 +125,12 @@ class _Handlers:
         body = await _read_body(request, self._settings.max_body_bytes)
         wanted = _accepted(request.headers.get("accept", ""), form)
         most = self._settings.max_histories
-        asked = await _call(len(body) <= _SMALL_BODY_BYTES, lambda: decode(body, form, most))
+        asked = await self._call(len(body) <= _SMALL_BODY_BYTES, lambda: decode(body, form, most))
         principal.require("score", asked.user)
         service = self._service.of_tenant(principal.tenant)
-        answer = await _call(service.is_quick(asked), lambda: encode(service.score(asked), wanted))
+        answer = await self._call(
+            service.is_quick(asked), lambda: encode(service.score(asked), wanted)
+        )
         return Response(answer, media_type=_MEDIA_TYPES[wanted])
 
     async def model(self, request: Request) -> Response:
@@ -136,7 +140,7 @@ class _Handlers:
         service = self._service.of_tenant(principal.tenant)
         with self._audit.recorded("export", principal, user) as request_id:
             principal.require("model:read", user)
-            found = await to_thread.run_sync(lambda: service.blob(user, unless=known))
+            found = await service.gate.run(service.blob, user, unless=known)
         if isinstance(found, int):
             headers = {"etag": f'"{found}"', "x-request-id": request_id}
             return Response(status_code=304, headers=headers)
@@ -158,7 +162,7 @@ class _Handlers:
         # who scores step by step must know the order, and sees no more of the model by it
         principal.require("score" if "score" in principal.scopes else "model:read", user)
         service = self._service.of_tenant(principal.tenant)
-        return _json(asdict(await to_thread.run_sync(lambda: service.model(user))))
+        return _json(asdict(await service.gate.run(service.model, user)))
 
     async def forget(self, request: Request) -> Response:
         principal = self._principal(request)
@@ -166,7 +170,7 @@ class _Handlers:
         service = self._service.of_tenant(principal.tenant)
         with self._audit.recorded("forget", principal, user) as request_id:
             principal.require("forget", user)
-            await to_thread.run_sync(lambda: service.forget(user))
+            await service.gate.run(service.forget, user)
         return Response(status_code=204, headers={"x-request-id": request_id})
 
     async def healthz(self, request: Request) -> Response:
@@ -175,6 +179,10 @@ class _Handlers:
     async def readyz(self, request: Request) -> Response:
         await to_thread.run_sync(self._service.check)
         return _json({"status": "ok"})
+
+    async def _call(self, quick: bool, work: Callable[[], _T]) -> _T:
+        """Do ``work`` here and now if it is quick, else in a thread."""
+        return work() if quick else await self._service.gate.run(work)
 
     def _principal(self, request: Request) -> Principal:
         return self._authenticator.authenticate(request.headers.get("authorization"))
@@ -221,11 +229,6 @@ class _Boundary:
             problem = problem_of(error)
             if not started:  # else too late for an answer; uvicorn sees it unfinished and hangs up
                 await _refusal(problem)(scope, receive, send)
-
-
-async def _call(quick: bool, work: Callable[[], _T]) -> _T:
-    """Do ``work`` here and now if it is quick, else in a thread."""
-    return work() if quick else await to_thread.run_sync(work)
 
 
 async def _read_body(request: Request, limit: int) -> bytes:
@@ -280,6 +283,8 @@ def _refusal(problem: Problem) -> Response:
     response = _json(content, _STATUS_OF_CODE.get(problem.code, _REFUSED))
     if problem.code == "unauthenticated":
         response.headers["www-authenticate"] = CHALLENGE
+    if problem.code == "overloaded":
+        response.headers["retry-after"] = str(_RETRY_SECONDS)
     return response
 
 

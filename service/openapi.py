@@ -115,7 +115,7 @@ _USER_PROBLEMS: Final = {
     "404": _problem("`unknown_user`: nothing is published"),
     "422": _problem("`invalid_user`: not a user id"),
     **_CREDENTIAL_PROBLEMS,
-    "503": _problem("`store_unavailable`, `bad_blob`"),
+    "503": _problem("`store_unavailable`, `bad_blob`, `overloaded` (with Retry-After)"),
 }
 
 SCORE: Final[dict[str, Any]] = {
@@ -183,6 +183,7 @@ SCORE: Final[dict[str, Any]] = {
             "`invalid_request`, `invalid_user`, `invalid_ids`, `too_many_histories`, "
             "`answer_too_large`"
         ),
+        "503": _problem("`overloaded`: ask again when Retry-After says"),
     },
 }
 MODEL: Final[dict[str, Any]] = {

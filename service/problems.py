@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from perslm.errors import BlobError, NoModelError, StoreError
 from service.core import RequestError
+from service.gate import OverloadedError
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ def problem_of(error: Exception) -> Problem:
     """
     if isinstance(error, RequestError):
         return Problem(error.code, str(error))
+    if isinstance(error, OverloadedError):
+        return Problem("overloaded", str(error))
     if isinstance(error, NoModelError):
         return Problem("unknown_user", "the user has no published model")
     if isinstance(error, BlobError):

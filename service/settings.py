@@ -54,7 +54,9 @@ class Settings:
     store for at most ``load_seconds``; then it goes on without, and the model is loaded behind.
 
     A request may have ``max_body_bytes``, ``max_histories``, and need ``max_answer_values``
-    log-probabilities: its histories times its candidates, or times the vocabulary.
+    log-probabilities: its histories times its candidates, or times the vocabulary. Of the requests
+    that must ask the store or compute for long, ``max_inflight`` are worked on at a time and
+    ``max_waiting`` wait; those beyond are refused.
 
     Who may call, which docs/operations.md tells at length: ``keys`` is a file of API keys. Tokens
     are checked with one of the files ``jwt_secret`` (HS256) and ``jwt_keys`` (a PEM public key or a
@@ -79,6 +81,8 @@ class Settings:
     max_body_bytes: int = 8 * _MIB
     max_histories: int = 1024
     max_answer_values: int = 8 * _MIB
+    max_inflight: int = 32
+    max_waiting: int = 64
 
     keys: str | None = None
     jwt_secret: str | None = None
@@ -103,11 +107,12 @@ class Settings:
             "fresh_seconds",
             "stale_seconds",
             "load_seconds",
+            "max_waiting",
             "jwt_leeway_seconds",
         ):
             if not getattr(self, name) >= 0:
                 raise ArgumentError(f"the setting {name} cannot be negative")
-        for name in ("max_body_bytes", "max_histories", "max_answer_values"):
+        for name in ("max_body_bytes", "max_histories", "max_answer_values", "max_inflight"):
             if getattr(self, name) < 1:
                 raise ArgumentError(f"the setting {name} must be at least 1")
         if self.jwt_secret is not None and self.jwt_keys is not None:

@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from typing import Any
 
+import grpc
 import pytest
 import redis
 
+from perslm import Client
 from perslm.store import Store
 from perslm.v1 import scorer_pb2
 from service.core import ScoreRequest, ScoringService
-from tests.service.grpc_server import calling, score_request
+from service.gate import Gate, OverloadedError
+from tests.service.grpc_server import CallRefusedError, calling, score_request
 from tests.service.server import Caller, running
-from tests.service.support import FINGERPRINT, HISTORIES, USER, settings
+from tests.service.support import EMPTY, FINGERPRINT, HISTORIES, USER, settings
+
+FULL: dict[str, Any] = {
+    "max_inflight": 1,
+    "max_waiting": 1,
+    "load_seconds": 3600.0,
+    "fresh_seconds": 3600.0,
+}
+"""Two requests whose model is not in memory fill such a service, as long as the store is stopped.
+
+It answers both within the time that the store has for an answer, so tests must be quick.
+"""
 
 FIELDS = {"user": USER, "vocabulary": FINGERPRINT, "histories": HISTORIES, "top_k": 3}
 REQUEST = ScoreRequest(user=USER, vocabulary=FINGERPRINT, histories=HISTORIES, top_k=3)
@@ -75,3 +94,77 @@ def test_a_slow_store_over_grpc_is_not_waited_for_until_the_deadline(
         caller("GetUser", scorer_pb2.GetUserRequest(user=USER))
         answer = scorer_pb2.ScoreAnswer.FromString(caller("Score", request))
         assert (answer.status, answer.generation) == ("ok", 1)
+
+
+def test_a_full_gate_refuses_at_once_and_what_is_given_up_is_not_begun() -> None:
+    done = []
+
+    async def use() -> None:
+        gate = Gate(settings(max_inflight=1, max_waiting=1))
+        begun, go_on = threading.Event(), threading.Event()
+
+        def block() -> None:
+            begun.set()
+            assert go_on.wait(30)
+            done.append("first")
+
+        first = asyncio.create_task(gate.run(block))
+        second = asyncio.create_task(gate.run(done.append, "second"))
+        assert await asyncio.to_thread(begun.wait, 30)
+        with pytest.raises(OverloadedError):
+            await gate.run(done.append, "refused")
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        third = asyncio.create_task(gate.run(done.append, "third"))
+        go_on.set()
+        await asyncio.gather(first, third)
+        with pytest.raises(ZeroDivisionError):
+            await gate.run(divmod, 1, 0)
+        await gate.run(done.append, "last")
+
+    asyncio.run(use())
+    assert done == ["first", "third", "last"]
+
+
+def test_a_full_service_refuses_over_http(store: Store, raw_store: redis.Redis) -> None:
+    with (
+        running(settings(**FULL), store) as url,
+        ThreadPoolExecutor(5) as threads,
+        Client(url) as client,
+    ):
+        caller = Caller(url)
+        cached = {**FIELDS, "user": EMPTY}
+        assert caller.score(cached, "json").json["status"] == "ok"
+        with stopped(raw_store):
+            replies = [threads.submit(caller.score, FIELDS, "json") for _ in range(5)]
+            answered = as_completed(replies)
+            for refused in itertools.islice(answered, 3):
+                reply = refused.result()
+                assert (reply.status, reply.json["error"]) == (503, "overloaded")
+                assert reply.headers["retry-after"] == "1"
+            assert caller.score(cached, "json").json["status"] == "ok"  # what is quick goes on
+            assert caller("GET", "/healthz").status == 200
+            assert client.fetch(USER).reason == "degraded"
+        for accepted in answered:
+            assert accepted.result().json["status"] == "ok"
+        assert caller.score(FIELDS, "json").json["status"] == "ok"
+        caller.close()
+
+
+def test_a_full_service_refuses_over_grpc(store: Store, raw_store: redis.Redis) -> None:
+    request = score_request(FIELDS)
+    with calling(settings(**FULL), store) as caller, ThreadPoolExecutor(5) as threads:
+        with stopped(raw_store):
+            replies = [threads.submit(caller, "Score", request) for _ in range(5)]
+            answered = as_completed(replies)
+            for refused in itertools.islice(answered, 3):
+                with pytest.raises(CallRefusedError) as caught:
+                    refused.result()
+                assert caught.value.status == grpc.StatusCode.RESOURCE_EXHAUSTED
+                assert caught.value.code == "overloaded"
+            with Client(f"grpc://{caller.target}") as client:
+                assert client.fetch(USER).reason == "degraded"
+        for accepted in answered:
+            answer = scorer_pb2.ScoreAnswer.FromString(accepted.result())
+            assert (answer.status, answer.generation) == ("ok", 1)

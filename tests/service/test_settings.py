@@ -31,6 +31,8 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "PERSLM_MAX_BODY_BYTES": "4",
         "PERSLM_MAX_HISTORIES": "5",
         "PERSLM_MAX_ANSWER_VALUES": "6",
+        "PERSLM_MAX_INFLIGHT": "7",
+        "PERSLM_MAX_WAITING": "8",
         "PERSLM_KEYS": "keys.json",
         "PERSLM_JWT_SECRET": "secret",
         "PERSLM_JWT_KEYS": "",
@@ -48,7 +50,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
     assert set(environment) == {f"PERSLM_{name.upper()}" for name in Settings.__dataclass_fields__}
     wanted = Settings(
         *("redis://localhost", "unix:/run/s", "unix:/run/g", 0.5, True, 1, 2.5, 3.0),
-        *(0.5, 4, 5, 6),
+        *(0.5, 4, 5, 6, 7, 8),
         *("keys.json", "secret", None, "perslm", "login", 7.0, "sub"),
         *("cert.pem", "key.pem", "ca.pem", True, "audit.log", "audit.key"),
     )
@@ -67,6 +69,8 @@ def test_every_setting_can_come_from_the_environment() -> None:
         ("PERSLM_STALE_SECONDS", "nan"),
         ("PERSLM_LOAD_SECONDS", "-1"),
         ("PERSLM_MAX_HISTORIES", "0"),
+        ("PERSLM_MAX_INFLIGHT", "0"),
+        ("PERSLM_MAX_WAITING", "-1"),
     ],
 )
 def test_values_that_make_no_sense(variable: str, value: str) -> None:
