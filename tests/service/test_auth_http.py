@@ -289,6 +289,8 @@ def test_records_go_to_a_file_that_may_be_rotated(
     tmp_path: Path, store: Store, limits: Settings
 ) -> None:
     log = logging.getLogger("perslm.audit")
+    earlier = [*log.handlers]  # of a server that another test ran in this process
+    log.handlers.clear()
     path = tmp_path / "audit.log"
     configure(Settings(audit_log=str(path)))
     handlers = list(log.handlers)
@@ -307,5 +309,6 @@ def test_records_go_to_a_file_that_may_be_rotated(
         for handler in handlers:
             log.removeHandler(handler)
             handler.close()
+        log.handlers += earlier
         log.setLevel(logging.NOTSET)
         log.propagate = True
