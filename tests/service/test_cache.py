@@ -11,6 +11,7 @@ import pytest
 from perslm.model import NullModel, PersonalModel
 from perslm.store import Store, open_store
 from service.cache import Entry, ModelCache
+from service.settings import Settings
 from tests.service.support import MAIL, NEW_MAIL, USER, Clock, blob_of, publish, settings
 
 
@@ -281,3 +282,27 @@ def test_the_same_user_id_of_two_tenants_is_two_users(store: Store) -> None:
     cache.drop(USER, "acme")
     assert cache.peek(USER) is ours
     assert cache.peek(USER, "other") is None
+
+
+def test_every_replica_serves_a_new_generation_within_a_second(
+    store: Store, store_url: str
+) -> None:
+    clock = Clock()
+    fresh = Settings().fresh_seconds
+    assert fresh <= 1.0
+    with open_store(store_url) as another:
+        replicas = [
+            ModelCache(opened, settings(fresh_seconds=fresh), clock=clock)
+            for opened in (store, another)
+        ]
+        for sequences, generation in ((NEW_MAIL, 2), (MAIL, 3)):
+            for moment in (0.0, 0.25, 0.5):  # in use, not in step
+                clock.now += moment
+                for cache in replicas:
+                    assert cache.get(USER).generation == generation - 1
+            publish(store, USER, blob_of(sequences))
+            clock.now += 1.0
+            assert [cache.get(USER).generation for cache in replicas] == [generation] * 2
+        store.forget(USER)
+        clock.now += 1.0
+        assert [cache.get(USER).model.reason for cache in replicas] == ["unknown_user"] * 2
