@@ -31,6 +31,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
+from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -62,7 +63,9 @@ class Client:
     is connected before the first request. ``timeout`` is how many seconds to wait for a connection,
     and for the answer to go on; over gRPC, for the whole answer. ``strict`` raises ServiceError,
     NoModelError and VocabularyMismatchError where else a model would abstain. ``pause`` is for how
-    many seconds a model that cannot be had is not asked for again.
+    many seconds a model that cannot be had is not asked for again. ``stale_seconds`` is how long
+    after the service last vouched for it a fetched model is used while the service does not answer:
+    so long can a client that is cut off go on with a model that was deleted.
 
     ``token`` is the API key or JSON Web Token to show (default: the environment's
     ``PERSLM_TOKEN``). For TLS, ``ca`` is a PEM file with the authorities to trust instead
@@ -77,17 +80,20 @@ class Client:
         timeout: float = 1.0,
         strict: bool = False,
         pause: float = 1.0,
+        stale_seconds: float = 3600.0,
         token: str | None = None,
         ca: str | None = None,
         cert: str | tuple[str, str] | None = None,
     ) -> None:
-        if not timeout > 0 or not pause >= 0:
-            raise ArgumentError("a timeout is above 0 seconds, a pause not below")
+        if not timeout > 0 or not pause >= 0 or not stale_seconds >= 0:
+            raise ArgumentError("a timeout is above 0 seconds, a pause and stale_seconds not below")
         self.strict = strict
         self.pause = pause
+        self.stale_seconds = stale_seconds
         credentials = Credentials(token or os.environ.get("PERSLM_TOKEN") or None, ca, cert)
         self._transport = open_transport(url, timeout, credentials)
-        self._fetched: OrderedDict[tuple[str, float], PersonalModel] = OrderedDict()
+        # by user and weight: the model, and when the service last vouched for it
+        self._fetched: OrderedDict[tuple[str, float], tuple[PersonalModel, float]] = OrderedDict()
         self._mutex = threading.Lock()
 
     def __repr__(self) -> str:
@@ -126,16 +132,17 @@ class Client:
         """Download the user's model, to score in process; a null model if it cannot be had.
 
         The last models are kept: one that is still the latest is not sent again, and one is used
-        as it is while the service does not answer. Raises ArgumentError for a bad ``weight``, and
-        what ``strict`` says, or BlobError for a model that cannot be read, if so.
+        as it is while the service does not answer, for ``stale_seconds``. Raises ArgumentError for
+        a bad ``weight``, and what ``strict`` says, or BlobError for a model that cannot be read, if
+        so.
         """
-        with self._mutex:
-            kept = self._fetched.get((user, weight))
+        kept = self._kept(user, weight)
         try:
             model = self._download(user, weight, kept)
         except (ServiceError, NoModelError, BlobError) as error:
             if self.strict:
                 raise
+            kept = self._kept(user, weight)  # for it may have become too old by now
             if kept is None or not isinstance(error, ServiceError):
                 return NullModel(reason_of(error))
             model = kept
@@ -185,7 +192,17 @@ class Client:
             return reason if reason in UNABLE else "degraded"
         return "ok"
 
+    def _kept(self, user: str, weight: float) -> PersonalModel | None:
+        """Return the model that was fetched before, if it may still be used."""
+        with self._mutex:
+            model, vouched = self._fetched.get((user, weight), (None, 0.0))
+            if model is not None and monotonic() - vouched >= self.stale_seconds:
+                del self._fetched[user, weight]
+                return None
+        return model
+
     def _download(self, user: str, weight: float, kept: PersonalModel | None) -> PersonalModel:
+        asked = monotonic()
         try:
             found = self._transport.blob(_checked(user), None if kept is None else kept.generation)
         except NoModelError:
@@ -193,15 +210,19 @@ class Client:
             raise
         if found is None:
             assert kept is not None
+            self._keep(user, weight, kept, asked)
             return kept
         self._drop(user, weight)
         generation, blob = found
         model = PersonalModel.from_blob(blob, generation=generation, weight=weight)
+        self._keep(user, weight, model, asked)
+        return model
+
+    def _keep(self, user: str, weight: float, model: PersonalModel, vouched: float) -> None:
         with self._mutex:
-            self._fetched[user, weight] = model
+            self._fetched[user, weight] = model, vouched
             if len(self._fetched) > _FETCHED_MODELS:
                 self._fetched.popitem(last=False)
-        return model
 
     def _drop(self, user: str, weight: float) -> None:
         with self._mutex:

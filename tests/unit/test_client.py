@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 
 from perslm import wire
+from perslm.blob import Metadata, encode
 from perslm.client import Client
+from perslm.counts import Specials, count
 from perslm.errors import (
     ArgumentError,
     NoModelError,
@@ -27,12 +29,14 @@ from perslm.errors import (
 from perslm.model import NullModel
 from perslm.remote import RemoteModel
 from perslm.vocabulary import Vocabulary
+from tests.support import Seq
 
 FINGERPRINT = "ab" * 16
 INFO = {"order": 3, "generation": 4, "vocabulary": FINGERPRINT, "vocabulary_size": 9}
+BLOB = encode(count([Seq([2, 3], True, True)], 2, Specials(9, 0, 1)), Metadata(FINGERPRINT, 1))
 ROWS = np.log(np.full((2, 9), 1 / 9, np.float32))
 
-Reply = tuple[int, bytes]
+Reply = tuple[int, bytes] | tuple[int, bytes, dict[str, str]]
 Script = Callable[[str, str, bytes], Reply]
 
 
@@ -46,8 +50,10 @@ def service(script: Script) -> Iterator[str]:
 
         def answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            status, reply = script(self.command, self.path, body)
+            status, reply, *headers = script(self.command, self.path, body)
             self.send_response(status)
+            for name, value in headers[0].items() if headers else ():
+                self.send_header(name, value)
             self.send_header("content-length", str(len(reply)))
             self.end_headers()
             self.wfile.write(reply)
@@ -434,10 +440,50 @@ def test_metadata_that_cannot_be_is_not_believed(info: dict[str, Any]) -> None:
             client.info("u")
 
 
-@pytest.mark.parametrize(("timeout", "pause"), [(0, 1), (-1, 1), (float("nan"), 1), (1, -1)])
-def test_times_that_make_no_sense(timeout: float, pause: float) -> None:
+@pytest.mark.parametrize(
+    "times",
+    [
+        {"timeout": 0},
+        {"timeout": -1},
+        {"timeout": float("nan")},
+        {"pause": -1},
+        {"stale_seconds": -1},
+        {"stale_seconds": float("nan")},
+    ],
+)
+def test_times_that_make_no_sense(times: dict[str, float]) -> None:
     with pytest.raises(ArgumentError):
-        Client("http://localhost", timeout=timeout, pause=pause)
+        Client("http://localhost", **times)
+
+
+def test_a_fetched_model_ages_while_the_service_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("perslm.client.monotonic", lambda: now)
+    known = True
+
+    def script(method: str, path: str, body: bytes) -> tuple[int, bytes, dict[str, str]]:
+        asked.append(now)
+        if not known:
+            return 503, b"", {}
+        return (200, BLOB, {"perslm-generation": "4"}) if len(asked) == 1 else (304, b"", {})
+
+    asked: list[float] = []
+    with service(script) as url, Client(url, stale_seconds=60) as client:
+        model = client.fetch("u")
+        assert model.reason == "ok"
+        now = 1050.0
+        assert client.fetch("u") is model  # not changed: the service vouches for it again
+        known = False
+        now = 1109.0
+        assert client.fetch("u") is model
+        now = 1110.0
+        assert client.fetch("u").reason == "degraded"
+        now = 1051.0
+        assert client.fetch("u").reason == "degraded"  # it is gone
+        client.strict = True
+        with pytest.raises(ServiceError):
+            client.fetch("u")
+    assert len(asked) == 6
 
 
 def test_a_service_that_sends_a_model_without_its_generation() -> None:
