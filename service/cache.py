@@ -72,6 +72,20 @@ class Entry:
         return _ENTRY_BYTES + (0 if isinstance(self.model, NullModel) else self.model.nbytes)
 
 
+class _Load(Future[Entry]):
+    """What a load will bring, and when it began."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._begun = time.monotonic()
+
+    def is_done(self, seconds: float | None) -> bool:
+        """Wait until it has ended, or ``seconds`` after it began; tell which."""
+        if seconds is not None:
+            seconds = max(0.0, self._begun + seconds - time.monotonic())
+        return bool(wait([self], seconds).done)
+
+
 class ModelCache:
     """Models of the most recently served users, kept in step with a store. Thread-safe."""
 
@@ -83,7 +97,7 @@ class ModelCache:
         self._clock = clock
         self._entries: OrderedDict[_Owner, Entry] = OrderedDict()  # least recently used first
         self.figures = CacheFigures()
-        self._loads: dict[_Owner, Future[Entry]] = {}  # those that may still change the entries
+        self._loads: dict[_Owner, _Load] = {}  # those that may still change the entries
         self._mutex = threading.Lock()  # over all of that; never held while the store is asked
         self._loaders = ThreadPoolExecutor(_LOADERS, "perslm-load")
 
@@ -102,10 +116,11 @@ class ModelCache:
     ) -> Entry:
         """Return the user's entry, after asking the store if it is due.
 
-        Waits for the store at most ``seconds`` (None: as long as the store's own timeouts let it).
-        After that, or if too many loads wait already, it is the old entry, or else one with the
-        null model ``loading``. Raises ArgumentError if ``user`` cannot be a user id, and nothing
-        else.
+        Waits for the store at most ``seconds`` (None: as long as the store's own timeouts let it),
+        and not at all for a load that has taken that long already: while a store hangs, a beam
+        search waits once and not at every step. After that, or if too many loads wait already, it
+        is the old entry, or else one with the null model ``loading``. Raises ArgumentError if
+        ``user`` cannot be a user id, and nothing else.
         """
         owner = (tenant, user)
         with self._mutex:
@@ -117,7 +132,7 @@ class ModelCache:
             load = self._loads.get(owner)
             mine = load is None and len(self._loads) < _MOST_LOADS
             if mine:
-                load = self._loads[owner] = Future()
+                load = self._loads[owner] = _Load()
         if mine:
             assert load is not None
             self._loaders.submit(self._run, owner, load)
@@ -126,7 +141,7 @@ class ModelCache:
         if usable and not mine:
             assert old is not None
             return old
-        if load is not None and wait([load], seconds).done:
+        if load is not None and load.is_done(seconds):
             return load.result()
         if usable:
             assert old is not None
@@ -144,7 +159,7 @@ class ModelCache:
             self._loads.pop(owner, None)
             self._remove(owner)
 
-    def _run(self, owner: _Owner, load: Future[Entry]) -> None:
+    def _run(self, owner: _Owner, load: _Load) -> None:
         try:
             entry = self._ask(owner, self._recent(owner))
         except BaseException as error:  # noqa: BLE001 - it is raised where the result is waited for
@@ -157,7 +172,7 @@ class ModelCache:
                 self._put(owner, entry)
         load.set_result(entry)
 
-    def _end(self, owner: _Owner, load: Future[Entry]) -> bool:
+    def _end(self, owner: _Owner, load: _Load) -> bool:
         """Take a load off the list; tell whether it was still there, and not dropped."""
         if self._loads.get(owner) is not load:
             return False

@@ -135,6 +135,18 @@ def test_nobody_waits_longer_than_they_can(store: Store) -> None:
     assert counting.fetches == 1
 
 
+def test_a_load_that_takes_long_is_waited_for_once(store: Store) -> None:
+    counting = Counting(store)
+    cache = ModelCache(counting, settings(fresh_seconds=60.0))
+    counting.hold()
+    assert cache.get(USER, seconds=0.0).model.reason == "loading"
+    cache._loads["default", USER]._begun -= 3600.0
+    assert cache.get(USER, seconds=3600.0).model.reason == "loading"
+    counting.gate.set()
+    assert cache.get(USER).model.reason == "ok"
+    assert counting.fetches == 1
+
+
 def test_a_due_model_is_used_when_the_store_takes_too_long(store: Store) -> None:
     clock, counting = Clock(), Counting(store)
     cache = ModelCache(counting, settings(fresh_seconds=1.0, stale_seconds=60.0), clock=clock)
