@@ -42,6 +42,7 @@ from perslm.model import Candidates, Histories, NullModel, PersonalModel
 from perslm.store import DEFAULT_TENANT, Store, Stored, UserInfo
 from service.cache import ModelCache
 from service.gate import Gate
+from service.metrics import Metrics, Watch
 from service.settings import Settings
 
 Status: TypeAlias = Literal["ok", "no_model", "vocabulary_mismatch", "degraded"]
@@ -135,6 +136,7 @@ class ScoringService:
     """Everything that the service does, for any transport. Thread-safe; all calls may block.
 
     ``score`` does so for at most the setting ``load_seconds``: a beam search does not wait.
+    ``metrics`` has the figures of all that is done here, whoever transports it.
     ``gate`` is where transports run what blocks.
 
     The store stays the caller's, to close after the service has stopped. Users are those of the
@@ -146,8 +148,9 @@ class ScoringService:
     ) -> None:
         self._store = store.of_tenant(DEFAULT_TENANT)
         self._settings = settings
-        self._cache = cache or ModelCache(store, settings)
+        self._cache = cache if cache is not None else ModelCache(store, settings)
         self._tenant = DEFAULT_TENANT
+        self.metrics = Metrics(self._cache.figures)
         self.gate = Gate(settings)
 
     def of_tenant(self, tenant: str) -> ScoringService:
@@ -159,13 +162,24 @@ class ScoringService:
         other._store = self._store.of_tenant(tenant)
         return other
 
-    def score(self, request: ScoreRequest, deadline: float = math.inf) -> ScoreAnswer:
+    def score(
+        self, request: ScoreRequest, deadline: float = math.inf, watch: Watch | None = None
+    ) -> ScoreAnswer:
         """Score a request. Raises RequestError if it is malformed or over a limit.
 
         ``deadline`` is when the caller stops waiting, of time.monotonic(). A model that is not in
         memory after ``load_seconds``, or half of the time left (an answer must get back, too), is
-        loaded behind, for later requests.
+        loaded behind, for later requests. ``watch`` is told what the answer is, and how long its
+        phases took.
         """
+        if watch is None:
+            watch = self.metrics.watch("http")  # which nobody ends
+        answer = self._score(request, deadline, watch)
+        watch.lap("score")
+        watch.status, watch.reason = answer.status, answer.reason
+        return answer
+
+    def _score(self, request: ScoreRequest, deadline: float, watch: Watch) -> ScoreAnswer:
         n, columns = self._checked(request)
         left = (deadline - time.monotonic()) / 2
         seconds = max(0.0, min(self._settings.load_seconds, left))
@@ -173,6 +187,7 @@ class ScoringService:
             entry = self._cache.get(request.user, self._tenant, seconds=seconds)
         except ArgumentError as error:
             raise RequestError("invalid_user", str(error)) from error
+        watch.lap("model")
         model = entry.model
         if isinstance(model, NullModel):
             return _nothing(model.reason, n, columns, request)

@@ -45,6 +45,8 @@ from service.core import (
     ScoringService,
     too_many_histories,
 )
+from service.logs import log_refusal
+from service.metrics import Watch
 from service.problems import Problem, problem_of
 from service.settings import Address, Settings, UnixAddress
 from service.sockets import is_abandoned
@@ -82,20 +84,20 @@ _M = TypeVar("_M", bound=Message)
 class _Call:
     """What a request has beside its message.
 
-    ``deadline`` is of time.monotonic(); ``request_id`` is that of a record of it, if there is one.
+    ``deadline`` is of time.monotonic(). On a stream each request has a ``watch`` of its own.
     """
 
     authorization: str | None
     deadline: float
-    request_id: str | None = None
+    watch: Watch
 
     @classmethod
-    def of(cls, context: _Context) -> _Call:
+    def of(cls, context: _Context, watch: Watch) -> _Call:
         metadata = dict(context.invocation_metadata() or ())
         given = metadata.get("authorization")
         remaining = context.time_remaining()
         deadline = math.inf if remaining is None else time.monotonic() + remaining
-        return cls(given if isinstance(given, str) else None, deadline)
+        return cls(given if isinstance(given, str) else None, deadline, watch)
 
     def require_time(self) -> None:
         """Return if the caller still waits; raises RequestError."""
@@ -128,14 +130,14 @@ class Server:
             (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
         unary = {
-            "Score": self._score,
-            "GetUser": self._user,
-            "GetModel": self._model,
-            "Forget": self._forget,
+            "Score": ("score", self._score),
+            "GetUser": ("user", self._user),
+            "GetModel": ("model", self._model),
+            "Forget": ("forget", self._forget),
         }
         handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
-            name: grpc.unary_unary_rpc_method_handler(_unary(answer))
-            for name, answer in unary.items()
+            name: grpc.unary_unary_rpc_method_handler(self._unary(route, answer))
+            for name, (route, answer) in unary.items()
         }
         handlers["ScoreStream"] = grpc.stream_stream_rpc_method_handler(self._score_stream)
         self._server.add_generic_rpc_handlers(
@@ -193,7 +195,7 @@ class Server:
 
     async def _score_stream(self, requests: object, context: _Context) -> None:
         """Answer the requests of a stream one by one, until its end or that of this process."""
-        call = _Call.of(context)
+        call = _Call.of(context, self._service.metrics.watch("grpc", "score_stream"))
         task = asyncio.current_task()
         assert task is not None
         try:
@@ -212,14 +214,19 @@ class Server:
         await _abort(context, _DRAINING)
 
     async def _step(self, body: bytes, call: _Call) -> scorer_pb2.StreamAnswer:
+        watch = call.watch = self._service.metrics.watch("grpc", "score_stream")
         try:
-            return scorer_pb2.StreamAnswer(answer=await self._score(body, call))
+            answer = scorer_pb2.StreamAnswer(answer=await self._score(body, call))
         except Exception as error:  # noqa: BLE001 - whatever it is, the stream goes on without it
             problem = problem_of(error)
+            watch.refused(problem.code, problem.request_id)
             status: int = _status(problem).value[0]
-            return scorer_pb2.StreamAnswer(
+            answer = scorer_pb2.StreamAnswer(
                 problem=scorer_pb2.Problem(status=status, code=problem.code, message=_text(problem))
             )
+        watch.end()
+        log_refusal(watch)
+        return answer
 
     async def _score(self, body: bytes, call: _Call) -> scorer_pb2.ScoreAnswer:
         principal = self._principal(call)
@@ -229,6 +236,7 @@ class Server:
             request = _request(body, most)
         else:
             request = await self._service.gate.run(_request, body, most)
+        call.watch.lap("decode")
         principal.require("score", request.user)
         service = self._service.of_tenant(principal.tenant)
         if service.is_quick(request):
@@ -249,7 +257,7 @@ class Server:
         asked = _parse(scorer_pb2.GetModelRequest, body)
         unless = asked.unless if asked.HasField("unless") else None
         service = self._service.of_tenant(principal.tenant)
-        with self._audit.recorded("export", principal, asked.user) as call.request_id:
+        with self._audit.recorded("export", principal, asked.user) as call.watch.request_id:
             principal.require("model:read", asked.user)
             call.require_time()
             found = await service.gate.run(service.blob, asked.user, unless=unless)
@@ -263,11 +271,35 @@ class Server:
         principal = self._principal(call)
         user = _parse(scorer_pb2.ForgetRequest, body).user
         service = self._service.of_tenant(principal.tenant)
-        with self._audit.recorded("forget", principal, user) as call.request_id:
+        with self._audit.recorded("forget", principal, user) as call.watch.request_id:
             principal.require("forget", user)
             call.require_time()
             await service.gate.run(service.forget, user)
         return scorer_pb2.Forgotten()
+
+    def _unary(
+        self, route: str, answer: Callable[[bytes, _Call], Awaitable[Message]]
+    ) -> Callable[[bytes, _Context], Awaitable[bytes]]:
+        """Return a handler of ours for a method with one request and one answer."""
+        metrics = self._service.metrics
+
+        async def handle(body: bytes, context: _Context) -> bytes:
+            watch = metrics.watch("grpc", route)
+            call = _Call.of(context, watch)
+            try:
+                reply = (await answer(body, call)).SerializeToString()
+            except Exception as error:  # noqa: BLE001 - whatever it is must not get out
+                problem = problem_of(error)
+                request_id = watch.refused(problem.code, problem.request_id)
+                watch.end()
+                log_refusal(watch)
+                return await _abort(context, problem, request_id)
+            watch.end()
+            if watch.request_id is not None:
+                context.set_trailing_metadata((("perslm-request-id", watch.request_id),))
+            return reply
+
+        return handle
 
     def _principal(self, call: _Call) -> Principal:
         return self._authenticator.authenticate(call.authorization)
@@ -293,30 +325,11 @@ class _Health(health.aio.HealthServicer):
         return await super().Check(request, context)
 
 
-def _unary(
-    answer: Callable[[bytes, _Call], Awaitable[Message]],
-) -> Callable[[bytes, _Context], Awaitable[bytes]]:
-    """Return a handler of ours for a method with one request and one answer."""
-
-    async def handle(body: bytes, context: _Context) -> bytes:
-        call = _Call.of(context)
-        try:
-            reply = (await answer(body, call)).SerializeToString()
-        except Exception as error:  # noqa: BLE001 - the last line: whatever it is must not get out
-            return await _abort(context, problem_of(error), call.request_id)
-        if call.request_id is not None:
-            context.set_trailing_metadata((("perslm-request-id", call.request_id),))
-        return reply
-
-    return handle
-
-
 async def _abort(context: _Context, problem: Problem, request_id: str | None = None) -> NoReturn:
     """End a call with a problem."""
     metadata = [("perslm-code", problem.code)]
-    identified = problem.request_id or request_id
-    if identified is not None:
-        metadata.append(("perslm-request-id", identified))
+    if request_id is not None:
+        metadata.append(("perslm-request-id", request_id))
     await context.abort(_status(problem), _text(problem), tuple(metadata))
 
 
@@ -333,7 +346,9 @@ def _text(problem: Problem) -> str:
 def _scored(service: ScoringService, request: ScoreRequest, call: _Call) -> scorer_pb2.ScoreAnswer:
     """Return the answer to a request, unless it waited in vain."""
     call.require_time()
-    return _answer(service.score(request, call.deadline))
+    answer = _answer(service.score(request, call.deadline, call.watch))
+    call.watch.lap("encode")
+    return answer
 
 
 def _parse(kind: type[_M], body: bytes) -> _M:

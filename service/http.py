@@ -11,10 +11,13 @@ What blocks runs in a worker thread: anything that asks the store, large bodies,
 memory is answered on the event loop, because a change of threads would cost more than the answer.
 
 **Who may.** Every handler of a user's data asks ``service.auth`` before anything else. Probes and
-the documentation are open to all: they say nothing of anybody.
+the documentation are open to all: they say nothing of anybody. Metrics are the operator's.
 
 **What leaves.** Errors are ``{"error": code, "message": remedy}``, both from fixed text
-(``service.problems``). User ids are in paths, so there is no access log.
+(``service.problems``), with an id in ``X-Request-Id`` that the log has, too. User ids are in
+paths, so there is no access log.
+
+Every request has a watch of ``service.metrics``, in its ASGI scope.
 """
 
 from __future__ import annotations
@@ -31,12 +34,14 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from perslm.errors import PerslmError
+from perslm.errors import PerslmError, StoreError
 from service import openapi
 from service.audit import Audit
 from service.auth import CHALLENGE, Authenticator, Principal
 from service.codec import Format, decode, encode
 from service.core import RequestError, ScoringService
+from service.logs import log_refusal
+from service.metrics import CONTENT_TYPE, Metrics, Watch
 from service.problems import Problem, problem_of
 from service.settings import Settings
 
@@ -65,6 +70,7 @@ _STATUS_OF_CODE: Final = {
 _REFUSED: Final = 422  # every other code
 _RETRY_SECONDS: Final = 1
 _SMALL_BODY_BYTES: Final = 1 << 16
+_WATCH: Final = "perslm.watch"
 
 _T = TypeVar("_T")
 
@@ -81,7 +87,7 @@ def create_app(settings: Settings, service: ScoringService) -> FastAPI:
         redoc_url=None,
         docs_url="/docs",
     )
-    app.add_middleware(_Boundary)
+    app.add_middleware(_Boundary, metrics=service.metrics)
     app.add_exception_handler(HTTPException, _on_http_exception)
     handlers = _Handlers(service, settings)
     user = "/v1/users/{user}"
@@ -92,6 +98,7 @@ def create_app(settings: Settings, service: ScoringService) -> FastAPI:
         (user, "DELETE", handlers.forget, openapi.FORGET),
         ("/healthz", "GET", handlers.healthz, openapi.HEALTHZ),
         ("/readyz", "GET", handlers.readyz, openapi.READYZ),
+        ("/metrics", "GET", handlers.metrics, openapi.METRICS),
     ):
         route = _PlainRoute(
             path,
@@ -115,6 +122,7 @@ class _Handlers:
         self._audit = Audit(settings)
 
     async def score(self, request: Request) -> Response:
+        watch = _watch(request)
         principal = self._principal(request)
         form = _FORMATS.get(_media_type(request.headers.get("content-type", "")))
         if form is None:
@@ -123,15 +131,21 @@ class _Handlers:
                 "send application/msgpack or application/json, and say so in Content-Type",
             )
         body = await _read_body(request, self._settings.max_body_bytes)
+        watch.lap("receive")
         wanted = _accepted(request.headers.get("accept", ""), form)
         most = self._settings.max_histories
         asked = await self._call(len(body) <= _SMALL_BODY_BYTES, lambda: decode(body, form, most))
+        watch.lap("decode")
         principal.require("score", asked.user)
         service = self._service.of_tenant(principal.tenant)
-        answer = await self._call(
-            service.is_quick(asked), lambda: encode(service.score(asked), wanted)
-        )
-        return Response(answer, media_type=_MEDIA_TYPES[wanted])
+
+        def answer() -> bytes:
+            encoded = encode(service.score(asked, watch=watch), wanted)
+            watch.lap("encode")
+            return encoded
+
+        content = await self._call(service.is_quick(asked), answer)
+        return Response(content, media_type=_MEDIA_TYPES[wanted])
 
     async def model(self, request: Request) -> Response:
         principal = self._principal(request)
@@ -139,6 +153,7 @@ class _Handlers:
         known = _generation(request.headers.get("if-none-match", ""))
         service = self._service.of_tenant(principal.tenant)
         with self._audit.recorded("export", principal, user) as request_id:
+            _watch(request).request_id = request_id
             principal.require("model:read", user)
             found = await service.gate.run(service.blob, user, unless=known)
         if isinstance(found, int):
@@ -169,6 +184,7 @@ class _Handlers:
         user = _user(request)
         service = self._service.of_tenant(principal.tenant)
         with self._audit.recorded("forget", principal, user) as request_id:
+            _watch(request).request_id = request_id
             principal.require("forget", user)
             await service.gate.run(service.forget, user)
         return Response(status_code=204, headers={"x-request-id": request_id})
@@ -177,8 +193,16 @@ class _Handlers:
         return _json({"status": "ok"})
 
     async def readyz(self, request: Request) -> Response:
-        await to_thread.run_sync(self._service.check)
+        try:
+            await to_thread.run_sync(self._service.check)
+        except StoreError as error:
+            return _refusal(problem_of(error), _watch(request), status="not ready")
         return _json({"status": "ok"})
+
+    async def metrics(self, request: Request) -> Response:
+        self._principal(request).require("admin")
+        text = await to_thread.run_sync(self._service.metrics.text)
+        return Response(text, headers={"content-type": CONTENT_TYPE})
 
     async def _call(self, quick: bool, work: Callable[[], _T]) -> _T:
         """Do ``work`` here and now if it is quick, else in a thread."""
@@ -193,21 +217,28 @@ class _PlainRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         endpoint: Callable[[Request], Awaitable[Response]] = self.endpoint
+        name = self.name
 
         async def handle(request: Request) -> Response:
+            watch = _watch(request)
+            watch.route = name
             try:
                 return await endpoint(request)
             except PerslmError as error:
-                return _refusal(problem_of(error))
+                return _refusal(problem_of(error), watch)
 
         return handle
 
 
 class _Boundary:
-    """The outermost layer of ours: keeps paths as they came, and unforeseen exceptions inside."""
+    """The outermost layer of ours: keeps paths as they came, and unforeseen exceptions inside.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Here requests are counted, and refusals logged.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -216,6 +247,7 @@ class _Boundary:
         if "raw_path" in scope:
             # Routes see the path still encoded, so that an id with a slash stays one segment.
             scope["path"] = scope["raw_path"].decode("ascii", "replace")
+        watch = scope[_WATCH] = self._metrics.watch("http")
         started = False
 
         async def watched(message: Message) -> None:
@@ -226,9 +258,16 @@ class _Boundary:
         try:
             await self._app(scope, receive, watched)
         except Exception as error:  # noqa: BLE001 - the last line: whatever it is must not get out
-            problem = problem_of(error)
+            refusal = _refusal(problem_of(error), watch)
             if not started:  # else too late for an answer; uvicorn sees it unfinished and hangs up
-                await _refusal(problem)(scope, receive, send)
+                await refusal(scope, receive, send)
+        watch.end()
+        log_refusal(watch)
+
+
+def _watch(request: Request) -> Watch:
+    watch: Watch = request.scope[_WATCH]
+    return watch
 
 
 async def _read_body(request: Request, limit: int) -> bytes:
@@ -275,12 +314,18 @@ def _json(content: object, status: int = 200) -> Response:
     return Response(json.dumps(content).encode(), status, media_type="application/json")
 
 
-def _refusal(problem: Problem) -> Response:
-    """Return the answer that a problem becomes."""
+def _refusal(problem: Problem, watch: Watch, *, status: str | None = None) -> Response:
+    """Return the answer that a problem becomes, and tell the watch.
+
+    ``status`` is that of a probe, whose answer then has a reason, too.
+    """
     content = {"error": problem.code, "message": problem.message}
+    if status is not None:
+        content |= {"status": status, "reason": problem.code}
     if problem.request_id is not None:
         content["request_id"] = problem.request_id
     response = _json(content, _STATUS_OF_CODE.get(problem.code, _REFUSED))
+    response.headers["x-request-id"] = watch.refused(problem.code, problem.request_id)
     if problem.code == "unauthenticated":
         response.headers["www-authenticate"] = CHALLENGE
     if problem.code == "overloaded":
@@ -296,5 +341,6 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         405: ("method_not_allowed", "this path does not take this method: see /docs"),
     }.get(error.status_code, ("refused", "the request was refused"))
     response = _json({"error": code, "message": message}, error.status_code)
+    response.headers["x-request-id"] = _watch(request).refused(code)
     response.headers.update(error.headers or {})
     return response

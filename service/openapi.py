@@ -256,6 +256,20 @@ READYZ: Final[dict[str, Any]] = {
     "summary": "Can models be loaded?",
     "responses": {
         "200": {"description": "The store answers"},
-        "503": _problem("`store_unavailable`: scoring goes on, without models that are not cached"),
+        "503": _problem(
+            "`store_unavailable`: scoring goes on, without models that are not cached. `status` is "
+            "`not ready`, and `reason` the code"
+        ),
+    },
+}
+METRICS: Final[dict[str, Any]] = {
+    "summary": "Figures for Prometheus",
+    "description": "In its text format. Where credentials are asked for: with the scope `admin`.",
+    "responses": {
+        "200": {
+            "description": "All figures since the process began",
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+        },
+        **_CREDENTIAL_PROBLEMS,
     },
 }

@@ -58,6 +58,7 @@ def problem_of(error: Exception) -> Problem:
         type(error).__name__,
         place.filename,
         place.lineno,
+        extra={"request_id": request_id},
     )
     message = "an internal error: report the request id to who runs this service"
     return Problem("internal", message, request_id)

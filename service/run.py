@@ -25,6 +25,7 @@ from service import grpc
 from service.audit import configure
 from service.core import ScoringService
 from service.http import create_app
+from service.logs import configure as configure_logs
 from service.settings import Address, Settings, TcpAddress
 from service.sockets import listening
 from service.tls import secure
@@ -49,6 +50,7 @@ def serve(
     """
     http, grpc_address = settings.address("http"), settings.address("grpc")
     configure(settings)
+    configure_logs(settings)
     opened = store if store is not None else open_store(settings.store, tenant=DEFAULT_TENANT)
     try:
         with contextlib.ExitStack() as stack:
@@ -112,7 +114,7 @@ class _HttpServer(uvicorn.Server):
             ws="none",
             lifespan="off",
             access_log=False,
-            log_level="warning",
+            log_config=None,  # service.logs does that
             proxy_headers=False,
             server_header=False,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,

@@ -67,6 +67,8 @@ class Settings:
     authorities. ``behind_proxy`` says that a proxy does TLS in front. ``audit_log`` is the file
     that audit records go to instead of standard error, ``audit_key`` that with the key which user
     ids are hashed with in them.
+
+    ``log_format`` is ``text`` or ``json``: how the lines of the log look.
     """
 
     store: str | None = None
@@ -98,6 +100,8 @@ class Settings:
     audit_log: str | None = None
     audit_key: str | None = None
 
+    log_format: str = "text"
+
     def __post_init__(self) -> None:
         if self.http is None and self.grpc is None:
             object.__setattr__(self, "http", "127.0.0.1:8377")
@@ -115,6 +119,8 @@ class Settings:
         for name in ("max_body_bytes", "max_histories", "max_answer_values", "max_inflight"):
             if getattr(self, name) < 1:
                 raise ArgumentError(f"the setting {name} must be at least 1")
+        if self.log_format not in ("text", "json"):
+            raise ArgumentError("the setting log_format must be text or json")
         if self.jwt_secret is not None and self.jwt_keys is not None:
             raise ArgumentError("tokens have one issuer: set jwt_secret or jwt_keys, not both")
         tokens = self.jwt_secret is not None or self.jwt_keys is not None

@@ -27,7 +27,8 @@ class RunningServer:
     """A server and the event loop that it runs on."""
 
     def __init__(self, settings: Settings, store: Store) -> None:
-        self._settings, self._store = settings, store
+        self._settings = settings
+        self.service = ScoringService(store, settings)
         self._ready: queue.SimpleQueue[str | BaseException] = queue.SimpleQueue()
         self._stop = asyncio.Event()
         self._stopping = False
@@ -61,7 +62,7 @@ class RunningServer:
         self._loop = asyncio.get_running_loop()
         address = self._settings.address("grpc") or TcpAddress("127.0.0.1", 0)
         try:
-            server = Server(self._settings, ScoringService(self._store, self._settings))
+            server = Server(self._settings, self.service)
             self._ready.put(await server.start(address))
         except Exception as error:  # noqa: BLE001 - for the thread that waits
             self._ready.put(error)

@@ -268,7 +268,7 @@ def test_no_id_and_no_credential_reaches_a_log(
     secrets = [USER, OTHER, quote(USER, safe=""), SECRET]
     secrets += [word for credential in credentials for word in (credential, credential[-20:])]
     ours = [r for r in caplog.records if r.name.split(".")[0] in ("perslm", "service")]
-    assert {record.name for record in ours} == {"perslm.audit", "service.auth"}
+    assert {record.name for record in ours} == {"perslm.audit", "service.auth", "service.logs"}
     for record in ours:
         said = f"{record.getMessage()} {record.__dict__}"
         assert not any(secret in said for secret in secrets)

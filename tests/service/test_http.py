@@ -305,6 +305,7 @@ def test_the_documentation_names_every_route(call: Caller) -> None:
         ("/v1/users/{user}/model", "get"),
         ("/healthz", "get"),
         ("/readyz", "get"),
+        ("/metrics", "get"),
     }
     assert call("GET", "/docs").status == 200
     content = schema["paths"]["/v1/score"]["post"]["requestBody"]["content"]
@@ -315,7 +316,7 @@ def test_the_documentation_names_every_route(call: Caller) -> None:
 def test_what_nobody_foresaw_stays_inside(
     call: Caller, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(self: object, request: object) -> None:
+    def fail(*request: object, **more: object) -> None:
         raise ZeroDivisionError("hunter2")
 
     monkeypatch.setattr(ScoringService, "score", fail)

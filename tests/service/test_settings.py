@@ -46,13 +46,14 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "PERSLM_BEHIND_PROXY": "1",
         "PERSLM_AUDIT_LOG": "audit.log",
         "PERSLM_AUDIT_KEY": "audit.key",
+        "PERSLM_LOG_FORMAT": "json",
     }
     assert set(environment) == {f"PERSLM_{name.upper()}" for name in Settings.__dataclass_fields__}
     wanted = Settings(
         *("redis://localhost", "unix:/run/s", "unix:/run/g", 0.5, True, 1, 2.5, 3.0),
         *(0.5, 4, 5, 6, 7, 8),
         *("keys.json", "secret", None, "perslm", "login", 7.0, "sub"),
-        *("cert.pem", "key.pem", "ca.pem", True, "audit.log", "audit.key"),
+        *("cert.pem", "key.pem", "ca.pem", True, "audit.log", "audit.key", "json"),
     )
     assert Settings.from_environment(environment) == wanted
 
@@ -71,6 +72,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         ("PERSLM_MAX_HISTORIES", "0"),
         ("PERSLM_MAX_INFLIGHT", "0"),
         ("PERSLM_MAX_WAITING", "-1"),
+        ("PERSLM_LOG_FORMAT", "xml"),
     ],
 )
 def test_values_that_make_no_sense(variable: str, value: str) -> None:
