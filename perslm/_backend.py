@@ -30,13 +30,13 @@ def _choose(policy: str) -> ModuleType | None:
         if policy == "on":
             raise ArgumentError(
                 f"{POLICY_VARIABLE}=on, but the kernel was not built: install a C++17 compiler "
-                "and reinstall perslm, or unset the variable"
+                "and reinstall perslm (pip install --force-reinstall --no-cache-dir …), or unset it"
             ) from error
         return None
     return _native
 
 
-native: ModuleType | None = _choose(os.environ.get(POLICY_VARIABLE, "auto"))
+native: ModuleType | None = _choose(os.environ.get(POLICY_VARIABLE) or "auto")
 """The kernel's extension module, or None."""
 
 NAME: Final = "numpy" if native is None else "kernel"

@@ -20,7 +20,7 @@ import numpy as np
 from perslm.counts import BINS, MAX_ORDER, Counts, Level, Specials
 
 _LARGEST = (1 << 31) - 1
-_NGRAMS_PER_BYTE, _FREE_NGRAMS = 256, 1024
+_NGRAMS_PER_BYTE, _FREE_NGRAMS, _MOST_NGRAMS = 256, 1024, 1 << 24
 _BOTTOM = 1 << 32
 _SMALL = 6
 _FEW_COLUMNS = 32
@@ -36,6 +36,7 @@ def encode(counts: Counts) -> bytes:
     """Return the payload of ``counts``; raises ValueError if no sequences have them."""
     _check(counts)
     sizes = [len(level) for level in counts.levels]
+    _require(sum(sizes) <= _MOST_NGRAMS, "there are more than 2^24 n-grams")
     writer = _Writer()
     trie = _Trie.of(counts)
     _Walk(writer, trie).run()
@@ -89,10 +90,13 @@ def decode(payload: bytes, order: int, specials: Specials, pruned: bool) -> Coun
     for _ in range(order):
         size, at = _read_varint(payload, at)
         sizes.append(size)
-    if sum(sizes) > _FREE_NGRAMS + _NGRAMS_PER_BYTE * (len(payload) - at):
+    room = min(_FREE_NGRAMS + _NGRAMS_PER_BYTE * (len(payload) - at), _MOST_NGRAMS)
+    if sum(sizes) > room:
         raise BadPayloadError(
             "rule 13: more n-grams are announced than a payload of this length may hold"
         )
+    if sizes[0] > specials.size + 1:
+        raise BadPayloadError("rule 8: more words are announced than the vocabulary has")
     reader = _Reader(payload[at:])
     trie = _Trie(specials, sizes, pruned)
     _Walk(reader, trie).run()

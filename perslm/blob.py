@@ -1,7 +1,7 @@
 """A user's model as bytes, and back: the only code that knows the layout that FORMAT.md specifies.
 
 A blob is a header, the n-gram counts as a payload (``perslm._codec``, or the kernel), optional
-sections, and a checksum; no string and no weight, for Katz computes every weight from the counts.
+sections, and a checksum. It has no string and no probability: Katz computes those from the counts.
 It is canonical: equal counts and metadata give equal bytes on every platform, with no holes and
 nothing after the end.
 
@@ -184,6 +184,8 @@ def load(data: bytes) -> Loaded:
             counts = native.decode(payload, order, size, bos, eos, pruned)
     except ValueError as error:
         raise BlobError(str(error)) from error
+    except MemoryError as error:
+        raise BlobError("the model is too large for the memory that is left") from error
     if counts.tokens != tokens:
         raise BlobError("rule 14: the header announces another number of tokens", 40)
     metadata = Metadata(fingerprint.hex(), messages, source.hex(), created, weights)

@@ -200,7 +200,13 @@ class Counts:
         Raises ArgumentError if these counts break a rule of this module, or have 2^32 tokens.
         """
         assert _backend.native is not None
-        levels = [(v.context, v.word, v.suffix, v.count) for v in self.levels]
+        levels = [
+            (
+                *(np.ascontiguousarray(a, np.uint32) for a in (v.context, v.word, v.suffix)),
+                np.ascontiguousarray(v.count, np.int64),
+            )
+            for v in self.levels
+        ]
         specials = self.specials
         try:
             native: _native.Counts = _backend.native.Counts.from_arrays(

@@ -94,10 +94,11 @@ def check_out(out: Float32Array, rows: Float32Array) -> Float32Array:
         type(out) is not np.ndarray
         or out.dtype != np.float32
         or out.shape != rows.shape
-        or not (out.flags.c_contiguous and out.flags.writeable)
+        or not out.flags.carray
     ):
         raise ArgumentError(
-            f"out must be a writable, C-contiguous array of float32 and of the shape {rows.shape}"
+            "out must be a writable, aligned and C-contiguous array of float32 and of the shape "
+            f"{rows.shape}"
         )
     if np.may_share_memory(out, rows) and _address(out) != _address(rows):
         raise ArgumentError(

@@ -32,7 +32,7 @@ from perslm import automaton, blob, katz
 from perslm._scoring import OUTSIDE, TOKEN_DTYPES, Engine, compile_counts
 from perslm.automaton import Automaton
 from perslm.counts import AnyIntegers, Counts, UInt32Array
-from perslm.errors import ArgumentError
+from perslm.errors import ArgumentError, BlobError
 from perslm.interpolate import DEFAULT_WEIGHT, Float32Array, check_out, check_weight
 
 Histories: TypeAlias = Sequence[Sequence[int]] | AnyIntegers
@@ -93,11 +93,19 @@ class PersonalModel:
 
     @classmethod
     def from_blob(
-        cls, data: bytes, *, generation: int = 0, weight: float = DEFAULT_WEIGHT
+        cls,
+        data: bytes | bytearray | memoryview,
+        *,
+        generation: int = 0,
+        weight: float = DEFAULT_WEIGHT,
     ) -> PersonalModel:
         """Decode and compile a blob. Raises BlobError, or ArgumentError for a bad ``weight``."""
+        data = bytes(data)  # no copy of what is bytes already
         loaded = blob.load(data)
-        engine = compile_counts(loaded.counts)
+        try:
+            engine = compile_counts(loaded.counts)
+        except (ValueError, MemoryError) as error:  # larger than an automaton, or than memory
+            raise BlobError("the model cannot be compiled: it is too large") from error
         return cls(engine, loaded.metadata, data, generation=generation, weight=weight)
 
     @classmethod
@@ -151,9 +159,11 @@ class PersonalModel:
         """
         if isinstance(self._source, bytes):
             return self._engine.nbytes + len(self._source)
-        levels = self._source.levels
-        arrays = [a for v in levels for a in (v.context, v.word, v.suffix, v.count)]
-        return self._engine.nbytes + sum(a.nbytes for a in [*arrays, *(self._source.cut or ())])
+        counts = self._source
+        arrays = [a for v in counts.levels for a in (v.context, v.word, v.suffix, v.count)]
+        if counts.cut is not None and counts.whole is not None:
+            arrays += [*counts.cut, counts.whole]
+        return self._engine.nbytes + sum(a.nbytes for a in arrays)
 
     @cached_property
     def automaton(self) -> Automaton:
@@ -198,8 +208,11 @@ class PersonalModel:
         return weights
 
     def context_length(self, state: int) -> int:
-        """Return how many words of the history the state stands for, 0 to order−1."""
-        return self._engine.context_length(state)
+        """Return how many words of the history the state stands for, 0 to order−1.
+
+        Raises ArgumentError for an unknown state.
+        """
+        return self._engine.context_length(int(_as_states([state])[0]))
 
     def step(self, state: int, word: int) -> tuple[float, int]:
         """Return ln p(word | state) and the state behind: :meth:`score` for one word, in less time.
@@ -208,7 +221,9 @@ class PersonalModel:
         """
         try:
             return self._engine.step(state, word)
-        except TypeError:
+        except TypeError:  # the engine takes ids of 64 bits
+            if isinstance(word, int) and word > OUTSIDE:
+                return self.step(state, OUTSIDE)
             raise ArgumentError("a state and a token id are integers, none negative") from None
 
     def score(self, states: States, candidates: Candidates) -> tuple[Float32Array, UInt32Array]:
@@ -279,7 +294,7 @@ class PersonalModel:
         weights = self.weights(state)
         if not any(weights.tolist()):  # in half the time of weights.any(), for they are few
             return unmixed(global_logprobs, out)
-        rows = np.ascontiguousarray(global_logprobs, np.float32)
+        rows = _as_floats(global_logprobs)
         if rows.ndim != 2 or len(rows) != len(state) or rows.shape[1] < self.vocabulary_size:
             raise ArgumentError(
                 f"global log-probabilities need the shape ({len(state)}, {self.vocabulary_size} or "
@@ -289,11 +304,23 @@ class PersonalModel:
         self._engine.mix(state, weights, rows, out)
         return out
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Go to another process as the blob or the counts, to be compiled there."""
+        return _made_again, (self._source, self.metadata, self.generation, self.weight)
+
     def __repr__(self) -> str:
         return (
             f"PersonalModel(order={self.order}, ngrams={sum(self.ngrams)}, "
             f"generation={self.generation})"
         )
+
+
+def _made_again(
+    source: Counts | bytes, metadata: blob.Metadata, generation: int, weight: float
+) -> PersonalModel:
+    if isinstance(source, bytes):
+        return PersonalModel.from_blob(source, generation=generation, weight=weight)
+    return PersonalModel.from_counts(source, metadata, generation=generation, weight=weight)
 
 
 class NullModel:
@@ -372,10 +399,12 @@ def as_matrix(candidates: Candidates, n: int) -> npt.NDArray[Any]:
         ids = np.asarray(candidates)
     except ValueError as error:  # rows of different lengths
         raise ArgumentError("candidates need as many ids for every state") from error
-    if ids.size == 0:
+    if ids.size == 0 and (ids.ndim < 2 or len(ids) == n):
         ids = ids.reshape(n, -1).astype(np.int64) if n else np.zeros((0, 0), np.int64)
     if ids.ndim != 2 or len(ids) != n or ids.dtype.kind not in "ui":
         raise ArgumentError(f"candidates need the shape ({n}, k) of integers, one row per state")
+    if ids.dtype == np.uint64:  # would turn negative
+        ids = np.minimum(ids, np.uint64(OUTSIDE))
     ids = ids.astype(np.int64)
     if ids.size and ids.min() < 0:
         raise ArgumentError("a candidate is a negative token id")
@@ -384,9 +413,17 @@ def as_matrix(candidates: Candidates, n: int) -> npt.NDArray[Any]:
 
 def _as_states(states: States) -> UInt32Array:
     """Return ``states`` as C-contiguous uint32[n]; raises ArgumentError if they cannot be."""
-    if type(states) is np.ndarray and states.dtype is _UINT32 and states.ndim == 1:
+    if (
+        type(states) is np.ndarray
+        and states.dtype is _UINT32
+        and states.ndim == 1
+        and states.flags.aligned
+    ):
         return np.ascontiguousarray(states)
-    array = np.asarray(states)
+    try:
+        array = np.asarray(states)
+    except (ValueError, OverflowError):  # rows of different lengths; not chained: no ids in errors
+        raise ArgumentError("states must be a one-dimensional array of integers") from None
     if array.size == 0:
         array = array.astype(np.uint32)
     if array.ndim != 1 or array.dtype.kind not in "ui":
@@ -396,6 +433,14 @@ def _as_states(states: States) -> UInt32Array:
     return array.astype(np.uint32)
 
 
+def _as_floats(rows: Float32Array) -> Float32Array:
+    """Return ``rows`` as C-contiguous float32; raises ArgumentError if they are no numbers."""
+    try:
+        return np.require(rows, np.float32, ("C", "A"))
+    except (ValueError, TypeError):  # not chained: it would repeat what was given
+        raise ArgumentError("global log-probabilities are an array of numbers") from None
+
+
 def _as_candidates(candidates: Candidates, n: int) -> npt.NDArray[np.integer[Any]]:
     """Return ``candidates`` as C-contiguous integers[n, k] for an engine."""
     if (
@@ -403,6 +448,7 @@ def _as_candidates(candidates: Candidates, n: int) -> npt.NDArray[np.integer[Any
         and candidates.dtype in TOKEN_DTYPES
         and candidates.ndim == 2
         and len(candidates) == n
+        and candidates.flags.aligned
     ):
         return np.ascontiguousarray(candidates)
     return np.ascontiguousarray(as_matrix(candidates, n))

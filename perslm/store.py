@@ -370,7 +370,9 @@ class Store:
             )
             if vocabulary is not None:
                 given = vocabulary if isinstance(vocabulary, str) else vocabulary.fingerprint
-                if given != model.vocabulary_fingerprint:
+                if given != model.vocabulary_fingerprint or (
+                    not isinstance(vocabulary, str) and vocabulary.size != model.vocabulary_size
+                ):
                     raise VocabularyMismatchError(model.vocabulary_fingerprint, given)
         except (StoreError, BlobError, VocabularyMismatchError) as error:
             if strict:

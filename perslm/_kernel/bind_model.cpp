@@ -14,7 +14,7 @@ namespace {
 
 using std::size_t;
 using std::uint32_t;
-using Ids = Array<const uint32_t>;
+using Ids = Copy<uint32_t>;
 using Floats = Array<const float>;
 
 void require(bool ok, const char* what) {
@@ -52,7 +52,7 @@ void check(const Model& model, nb::handle states) {
 
 void states(const Model& model, nb::handle ids, nb::handle begins, nb::handle out) {
   const Buffer flat(ids, "ids", 1, false);
-  const Array<const std::int64_t> begin(begins, "begins");
+  const Copy<std::int64_t> begin(begins, "begins");
   const Array<uint32_t> to(out, "out");
   require(begin.size() == to.size() + 1, "begins needs one more than there are histories");
   const TokenIds tokens = token_ids(flat);

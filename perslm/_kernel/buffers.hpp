@@ -9,6 +9,7 @@
 #include <cstring>
 #include <string>
 #include <type_traits>
+#include <vector>
 
 namespace perslm {
 
@@ -66,6 +67,22 @@ class Array : public Buffer {
     if (!holds<std::remove_const_t<T>>()) refuse(" has another dtype");
   }
   T* data() const { return static_cast<T*>(Buffer::data()); }
+};
+
+// A copy of an array, for values that are checked and then trusted: another thread may write to the
+// array itself meanwhile.
+template <class T>
+class Copy {
+ public:
+  Copy(nanobind::handle object, const char* name) {
+    const Array<const T> array(object, name);
+    values_.assign(array.data(), array.data() + array.size());
+  }
+  const T* data() const { return values_.data(); }
+  std::size_t size() const { return values_.size(); }
+
+ private:
+  std::vector<T> values_;
 };
 
 }  // namespace perslm

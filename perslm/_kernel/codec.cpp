@@ -19,8 +19,9 @@ using u64 = std::uint64_t;
 
 constexpr u32 largest = 0x7fffffff;  // of counts and their sums
 
-// At most this many n-grams, of all orders, for each byte of a stack, and that many for nothing.
-constexpr u64 ngrams_per_byte = 256, free_ngrams = 1024;
+// At most this many n-grams, of all orders, for each byte of a stack, that many for nothing, and
+// that many at all.
+constexpr u64 ngrams_per_byte = 256, free_ngrams = 1024, most_ngrams = 1 << 24;
 
 // The fewest words that a stack has, its state not counted.
 u64 least_words(u64 ngrams) {
@@ -348,7 +349,9 @@ class Walk {
   using CountsRef = std::conditional_t<Coder::reads, Counts&, const Counts&>;
   using LevelRef = std::conditional_t<Coder::reads, Level&, const Level&>;
 
-  Walk(Coder& coder, CountsRef counts) : coder_(coder), counts_(counts) {}
+  // `sizes` is how many n-grams of each order a reader was told of.
+  Walk(Coder& coder, CountsRef counts, std::vector<u32> sizes)
+      : coder_(coder), counts_(counts), sizes_(std::move(sizes)) {}
 
   void run() {
     if (counts_.pruned) whole();
@@ -448,7 +451,10 @@ class Walk {
     u32 missing_sum = 0;
     const bool some_missing = coder_.flag(Coder::reads ? false : any_missing(order));
     end_ = 0;
-    if constexpr (Coder::reads) level.begin.resize(n + 1);
+    if constexpr (Coder::reads) {
+      level.begin.resize(n + 1);
+      grow(level, std::min<u64>(sizes_[order - 1], u64{4} * n + 1024));
+    }
     for (u32 context = 0; context < n; ++context) {
       if constexpr (!Coder::reads) end_ = level.begin[context];
       const bool is_bos = order == 2 && context == bos_;
@@ -464,12 +470,21 @@ class Walk {
       }
       if constexpr (Coder::reads) level.begin[context + 1] = end_;
     }
-    if (end_ != level.size() && Coder::reads)
+    if (Coder::reads && end_ != sizes_[order - 1])
       fail("rule 12: there are fewer n-grams than announced");
-    if constexpr (Coder::reads)
+    if constexpr (Coder::reads) {
+      grow(level, end_);
+      level.label.resize(end_);
       for (u32 i = 0; i < end_; ++i) level.label[i] = contexts.label[level.suffix[i]];
+    }
     if (some_missing != (missing_sum != 0))
       fail("rule 10: events are missing, or not, otherwise than announced");
+  }
+
+  // Room comes as n-grams do: what a payload announces is no reason to take memory yet.
+  static void grow(Level& level, u64 size) {
+    level.suffix.resize(size);
+    level.count.resize(size);
   }
 
   static u32 sum(const Level& level, u32 context) {
@@ -536,8 +551,12 @@ class Walk {
     if constexpr (!Coder::reads) {
       if (members != size_of(level, context)) fail("more follows a context than its urn holds");
     }
-    if (Coder::reads && level.size() - end_ < members)
-      fail("rule 12: there are more n-grams than announced");
+    if constexpr (Coder::reads) {
+      const u32 announced = sizes_[order - 1];
+      if (announced - end_ < members) fail("rule 12: there are more n-grams than announced");
+      if (level.count.size() - end_ < members)
+        grow(level, std::min<u64>(announced, u64{2} * (end_ + members)));
+    }
     if constexpr (Coder::reads) {  // shorter ways, with the same outcome, to what most rows are
       if (events == urn.total) {
         for (u32 column = 0; column < urn.size; ++column) {
@@ -646,6 +665,7 @@ class Walk {
 
   Coder& coder_;
   CountsRef counts_;
+  std::vector<u32> sizes_;
   std::vector<Urns> urns_;                   // by order, from 2
   u32 bos_ = 0xffffffff, eos_ = 0xffffffff;  // entries of level 1, or none
   u32 end_ = 0;                              // the next entry of the level
@@ -683,8 +703,9 @@ std::vector<std::uint8_t> encode(const Counts& counts) {
     write_varint(level.size(), payload);
     ngrams += level.size();
   }
+  if (ngrams > most_ngrams) throw std::invalid_argument("there are more than 2^24 n-grams");
   Writer writer;
-  Walk<Writer> walk(writer, counts);
+  Walk<Writer> walk(writer, counts, {});
   walk.run();
   const auto stack = writer.end(ngrams);
   payload.insert(payload.end(), stack.begin(), stack.end());
@@ -701,23 +722,23 @@ Counts decode(const std::uint8_t* data, std::size_t size, int order, Specials sp
   u64 ngrams = 0;
   for (u32& n : sizes) ngrams += n = read_varint(data, end);
   const auto left = static_cast<u64>(end - data);
-  if (ngrams > free_ngrams + ngrams_per_byte * left)
+  if (ngrams > most_ngrams || ngrams > free_ngrams + ngrams_per_byte * left)
     throw BadPayload("rule 13: more n-grams are announced than a payload of this length may hold");
   Reader reader(data, static_cast<std::size_t>(left));
+  if (sizes[0] > u64{specials.size} + 1)
+    throw BadPayload("rule 8: more words are announced than the vocabulary has");
   counts.words.resize(sizes[0]);
-  for (u32 n : sizes) {
-    Level& level = counts.levels.emplace_back();
-    level.suffix.resize(n);
-    level.label.resize(n);
-    level.count.resize(n);
-  }
+  counts.levels.resize(sizes.size());
   counts.levels[0].begin = {0, sizes[0]};
+  counts.levels[0].suffix.resize(sizes[0]);
+  counts.levels[0].label.resize(sizes[0]);
+  counts.levels[0].count.resize(sizes[0]);
   if (pruned) {
     counts.cut.emplace_back(1);
     for (int i = 1; i < order; ++i) counts.cut.emplace_back(sizes[static_cast<std::size_t>(i) - 1]);
     counts.whole.resize(sizes.size());
   }
-  Walk<Reader> walk(reader, counts);
+  Walk<Reader> walk(reader, counts, sizes);
   walk.run();
   reader.end(ngrams);
   return counts;

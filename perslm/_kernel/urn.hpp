@@ -5,6 +5,7 @@
 // successors w of h'. The codec draws from it; FORMAT.md, section "Rows", says how.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <numeric>
 #include <vector>
@@ -22,9 +23,12 @@ struct SlotTable {
 
   // The place in `columns` of the one that holds `slot`.
   std::uint32_t find(std::uint64_t slot) const {
-    std::uint32_t at = buckets_[slot >> shift_];
-    while (starts[at + 1] <= slot) ++at;
-    return at;
+    const std::uint32_t at = buckets_[slot >> shift_];
+    for (std::uint32_t i = at; i < at + 16; ++i)
+      if (starts[i + 1] > slot) return i;
+    // so many in one bucket are rare
+    return static_cast<std::uint32_t>(std::upper_bound(starts.begin() + at, starts.end(), slot) -
+                                      starts.begin() - 1);
   }
 
   void make(const std::uint32_t* tokens, std::uint32_t size, std::uint32_t sum,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+from typing import NoReturn
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -296,3 +299,73 @@ def test_facts_about_a_model() -> None:
 
 def test_repr_holds_shapes_only() -> None:
     assert repr(make(MAIL, 2)) == "PersonalModel(order=2, ngrams=15, generation=7)"
+
+
+def unaligned(array: np.ndarray) -> np.ndarray:
+    """The same numbers one byte off, as from the middle of a message."""
+    message = b"\0" + array.tobytes()
+    return np.frombuffer(message, array.dtype, offset=1).reshape(array.shape)
+
+
+def test_unaligned_arrays_are_taken() -> None:
+    model = make(MAIL, 3)
+    states = model.states([[BOS, 2], [3]])
+    candidates = np.array([[3, 4], [5, 9]], np.int64)
+    rows = global_rows(2)
+    logp, nxt = model.score(states, candidates)
+    odd_logp, odd_nxt = model.score(unaligned(states), unaligned(candidates))
+    assert np.array_equal(odd_logp, logp)
+    assert np.array_equal(odd_nxt, nxt)
+    assert np.array_equal(model.mix(unaligned(states), unaligned(rows)), model.mix(states, rows))
+
+
+def test_the_largest_ids_lead_to_the_root() -> None:
+    model = make(MAIL, 3)
+    logp, nxt = model.score([0], np.array([[2**63 + 5, 2**64 - 1]], np.uint64))
+    assert np.isneginf(logp).all()
+    assert not nxt.any()
+    assert model.step(0, 2**64) == model.step(0, SIZE + 5)
+
+
+def test_errors_do_not_repeat_what_was_given() -> None:
+    model = make(MAIL, 3)
+    with pytest.raises(ArgumentError, match="one-dimensional"):
+        model.score([[1], [2, 3]], [[2]])  # type: ignore[list-item]
+    with pytest.raises(ArgumentError, match="array of numbers") as caught:
+        model.mix([0], [["secret"] * SIZE])  # type: ignore[arg-type]
+    assert "secret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    with pytest.raises(ArgumentError, match="shape"):
+        model.score([0, 0], np.zeros((3, 0), np.int64))
+    for state in (-1, 2**40, 10**6):
+        with pytest.raises(ArgumentError):
+            model.context_length(state)
+
+
+def test_a_model_can_be_sent_to_another_process() -> None:
+    counts = count(MAIL, 3, SPECIALS)
+    for model in (make(MAIL, 3, 0.4), PersonalModel.from_counts(counts, METADATA, weight=0.4)):
+        twin = pickle.loads(pickle.dumps(model))
+        assert (twin.generation, twin.weight) == (model.generation, 0.4)
+        states = model.states([[BOS, 2]])
+        assert np.array_equal(twin.distribution(states), model.distribution(states))
+
+
+def test_any_bytes_like_object_is_a_blob() -> None:
+    blob = encode(count(MAIL, 3, SPECIALS), METADATA)
+    for data in (bytearray(blob), memoryview(blob)):
+        assert PersonalModel.from_blob(data).ngrams == make(MAIL, 3).ngrams
+
+
+@pytest.mark.parametrize("error", [MemoryError, ValueError])
+def test_a_model_that_cannot_be_compiled_is_a_blob_error(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    blob = encode(count(MAIL, 3, SPECIALS), METADATA)
+
+    def too_large(counts: object) -> NoReturn:
+        raise error
+
+    monkeypatch.setattr("perslm.model.compile_counts", too_large)
+    with pytest.raises(BlobError, match="too large"):
+        PersonalModel.from_blob(blob)
