@@ -158,7 +158,7 @@ class Stack:
     """The state and the words below it; the last of ``words`` is the top."""
 
     def __init__(self, data: bytes, ngrams: int) -> None:
-        refuse_if(ngrams > 1024 + 256 * len(data), 13, "too many n-grams")
+        refuse_if(ngrams > min(1024 + 256 * len(data), 2**24), 13, "too many n-grams")
         refuse_if(len(data) < 8 or len(data) % 4 != 0, 12, "no whole stack")
         self.x = int.from_bytes(data[:8], "little")
         refuse_if(self.x < LOW, 12, "state")
@@ -284,7 +284,9 @@ def read_payload(blob: Blob, data: bytes) -> None:
         value, at = varint(data, at)
         blob.seen["varint: several bytes"] += value >= 128
         announced.append(value)
-    Walk(blob, announced, Stack(data[at:], sum(announced))).read()
+    stack = Stack(data[at:], sum(announced))
+    refuse_if(announced[0] > blob.size + 1, 8, "more words than the vocabulary has")
+    Walk(blob, announced, stack).read()
 
 
 def varint(data: bytes, at: int) -> tuple[int, int]:

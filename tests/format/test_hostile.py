@@ -118,6 +118,7 @@ HOSTILE: dict[int, dict[str, bytes]] = {
         ),
     },
     8: {
+        "more words than there are": with_payload(SOUND, varint(52) + varint(0) * 2 + STACK),
         "the word V": forge([1], flag(False) + numbers(50, 0), tokens=1),
         "a virtual </s>": forge([1], flag(False) + numbers(60, 0), eos=60, tokens=1),
         "a virtual <s> with a count": forge([1], flag(False) + numbers(60, 0), bos=60, tokens=1),
@@ -183,6 +184,9 @@ HOSTILE: dict[int, dict[str, bytes]] = {
     },
     13: {
         "2^31 - 1 of each order": with_payload(SOUND, varint(2**31 - 1) * 3 + STACK),
+        "more than 2^24": with_payload(
+            SOUND, varint(2**24 - 9) + varint(10) + varint(0) + bytes(1 << 16)
+        ),
         "one too many": with_payload(NOTHING, varint(1024 + 256 * 8 + 1) + payload_of(NOTHING)[1:]),
         "without the zeros that make room": with_payload(FREE, payload_of(FREE)[:-4]),
     },

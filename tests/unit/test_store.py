@@ -466,6 +466,13 @@ def test_load_with_another_vocabulary(store: Store) -> None:
     assert refused(store, VocabularyMismatchError, vocabulary=VOCABULARY) == "vocabulary_mismatch"
 
 
+def test_load_of_a_blob_that_claims_another_size(store: Store) -> None:
+    specials = Specials(VOCABULARY.size + 1, VOCABULARY.bos, VOCABULARY.eos)
+    counts = count([Seq([3, 4], True, True)], 2, specials)
+    publish(store, encode(counts, Metadata(VOCABULARY.fingerprint)))
+    assert refused(store, VocabularyMismatchError, vocabulary=VOCABULARY) == "vocabulary_mismatch"
+
+
 def test_load_from_a_store_that_is_down(tmp_path: Path) -> None:
     with open_store(f"unix://{tmp_path}/nobody.sock") as store:
         assert refused(store, StoreUnavailableError) == "store_unavailable"
