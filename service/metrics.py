@@ -158,12 +158,19 @@ class _Histogram:
         self.counts = [0] * len(_BOUNDS)
         self.sum = 0.0
 
-    def add(self, seconds: float) -> None:
-        self.counts[bisect_left(BUCKETS, seconds)] += 1
-        self.sum += seconds
-
     def buckets(self) -> list[tuple[str, float]]:
         return list(zip(_BOUNDS, map(float, accumulate(self.counts)), strict=True))
+
+
+class _Route:
+    """The figures of one route of one transport."""
+
+    __slots__ = ("outcomes", "phases", "total")
+
+    def __init__(self) -> None:
+        self.outcomes: dict[tuple[str, str], int] = {}  # by status and reason
+        self.total = _Histogram()
+        self.phases: dict[Phase, _Histogram] = {}
 
 
 class Metrics(Collector):
@@ -172,9 +179,7 @@ class Metrics(Collector):
     def __init__(self, cache: CacheFigures) -> None:
         self._cache = cache
         self._mutex = threading.Lock()  # over what follows
-        self._requests: dict[tuple[str, str, str, str], int] = {}
-        self._seconds: dict[tuple[str, str], _Histogram] = {}
-        self._phases: dict[tuple[str, str, str], _Histogram] = {}
+        self._routes: dict[tuple[Transport, str], _Route] = {}
         self._registry = CollectorRegistry()
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
@@ -205,12 +210,12 @@ class Metrics(Collector):
             labels=("transport", "route", "phase"),
         )
         with self._mutex:
-            for labels, number in self._requests.items():
-                requests.add_metric(labels, number)
-            for route, histogram in self._seconds.items():
-                seconds.add_metric(route, histogram.buckets(), histogram.sum)
-            for phase, histogram in self._phases.items():
-                phases.add_metric(phase, histogram.buckets(), histogram.sum)
+            for route, figures in self._routes.items():
+                for outcome, number in figures.outcomes.items():
+                    requests.add_metric((*route, *outcome), number)
+                seconds.add_metric(route, figures.total.buckets(), figures.total.sum)
+                for phase, histogram in figures.phases.items():
+                    phases.add_metric((*route, phase), histogram.buckets(), histogram.sum)
         yield from (requests, seconds, phases)
         yield from self._of_cache()
 
@@ -239,19 +244,28 @@ class Metrics(Collector):
             yield GaugeMetricFamily(f"perslm_cache_{name}", what, value=size)
 
     def _add(self, watch: Watch, elapsed: float, laps: list[tuple[Phase, float]]) -> None:
-        transport = watch.transport
-        route = watch.route if watch.route in ROUTES else OTHER
-        status = watch.status if watch.status in STATUSES else OTHER
-        reason = watch.reason if watch.reason in REASONS else OTHER
-        outcome = (transport, route, status, reason)
+        """Count a request; on the hot path, so labels are checked when they are new only."""
         with self._mutex:
-            self._requests[outcome] = self._requests.get(outcome, 0) + 1
-            histogram = self._seconds.get((transport, route))
-            if histogram is None:
-                histogram = self._seconds[transport, route] = _Histogram()
-            histogram.add(elapsed)
+            figures = self._routes.get((watch.transport, watch.route))
+            if figures is None:
+                figures = self._route(watch)
+            outcome = (watch.status, watch.reason)
+            if outcome not in figures.outcomes:
+                outcome = (
+                    watch.status if watch.status in STATUSES else OTHER,
+                    watch.reason if watch.reason in REASONS else OTHER,
+                )
+                figures.outcomes.setdefault(outcome, 0)
+            figures.outcomes[outcome] += 1
+            figures.total.counts[bisect_left(BUCKETS, elapsed)] += 1
+            figures.total.sum += elapsed
             for phase, seconds in laps:
-                histogram = self._phases.get((transport, route, phase))
+                histogram = figures.phases.get(phase)
                 if histogram is None:
-                    histogram = self._phases[transport, route, phase] = _Histogram()
-                histogram.add(seconds)
+                    histogram = figures.phases[phase] = _Histogram()
+                histogram.counts[bisect_left(BUCKETS, seconds)] += 1
+                histogram.sum += seconds
+
+    def _route(self, watch: Watch) -> _Route:
+        route = watch.route if watch.route in ROUTES else OTHER
+        return self._routes.setdefault((watch.transport, route), _Route())
