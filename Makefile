@@ -39,11 +39,11 @@ lint: $(VENV)/.test ## format, lint and types only
 	$(RUN)/ruff format --check $(CODE)
 	$(RUN)/ruff check $(CODE)
 	$(RUN)/clang-format --dry-run --Werror $(CXX_CODE)
+	$(RUN)/mypy
 
 format: $(VENV)/.test ## bring all code into the form that lint asks for
 	$(RUN)/ruff format $(CODE)
 	$(RUN)/clang-format -i $(CXX_CODE)
-	$(RUN)/mypy
 
 bench: $(VENV)/.test ## quality of cleaning and speed, beside other libraries
 	$(RUN)/python -m tests.benchmarks.clean
