@@ -233,15 +233,13 @@ class NumpyEngine:
 
     def distribution(self, states: UInt32Array, out: Float32Array) -> None:
         """As :class:`Engine`."""
-        known = np.empty((len(states), self.event_count), np.float32)
-        self.event_logprobs(states, known)
+        known = self._known_logprobs(states)
         out[:] = -np.inf
         out[:, self._events] = known
 
     def continuations(self, states: UInt32Array, ids: UInt32Array, logprobs: Float32Array) -> None:
         """As :class:`Engine`."""
-        known = np.empty((len(states), self.event_count), np.float32)
-        self.event_logprobs(states, known)
+        known = self._known_logprobs(states)
         best = np.argsort(-known, axis=1, kind="stable")[:, : ids.shape[1]]
         ids[:] = self._events[best]
         logprobs[:] = np.take_along_axis(known, best, axis=1)
@@ -254,9 +252,13 @@ class NumpyEngine:
         out: Float32Array,
     ) -> None:
         """As :class:`Engine`."""
+        known = self._known_logprobs(states)
+        mix_with_numpy(global_logprobs, weights, self._events, known, out)
+
+    def _known_logprobs(self, states: UInt32Array) -> Float32Array:
         known = np.empty((len(states), self.event_count), np.float32)
         self.event_logprobs(states, known)
-        mix_with_numpy(global_logprobs, weights, self._events, known, out)
+        return known
 
     def _behind(self, arc: Int64Array, label: Int64Array) -> Int64Array:
         """Return the state behind each arc; −1 stands for a word without one."""
