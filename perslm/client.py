@@ -45,8 +45,8 @@ from perslm.errors import (
     VocabularyMismatchError,
 )
 from perslm.interpolate import DEFAULT_WEIGHT
-from perslm.model import NullModel, PersonalModel
-from perslm.remote import RemoteModel, check_vocabulary, reason_of
+from perslm.model import NullModel, PersonalModel, check_vocabulary
+from perslm.remote import RemoteModel, reason_of
 
 if TYPE_CHECKING:
     from perslm.vocabulary import Vocabulary
@@ -147,7 +147,7 @@ class Client:
                 return NullModel(reason_of(error))
             model = kept
         try:
-            check_vocabulary(vocabulary, model.vocabulary_fingerprint)
+            check_vocabulary(vocabulary, model.vocabulary_fingerprint, model.vocabulary_size)
         except VocabularyMismatchError as error:
             if self.strict:
                 raise

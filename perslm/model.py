@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate, chain
 from operator import index
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -32,8 +32,11 @@ from perslm import automaton, blob, katz
 from perslm._scoring import OUTSIDE, TOKEN_DTYPES, Engine, compile_counts
 from perslm.automaton import Automaton
 from perslm.counts import AnyIntegers, Counts, UInt32Array
-from perslm.errors import ArgumentError, BlobError
+from perslm.errors import ArgumentError, BlobError, VocabularyMismatchError
 from perslm.interpolate import DEFAULT_WEIGHT, Float32Array, check_out, check_weight
+
+if TYPE_CHECKING:
+    from perslm.vocabulary import Vocabulary
 
 Histories: TypeAlias = Sequence[Sequence[int]] | AnyIntegers
 Candidates: TypeAlias = Sequence[Sequence[int]] | AnyIntegers
@@ -369,6 +372,19 @@ class NullModel:
 
     def __repr__(self) -> str:
         return f"NullModel({self.reason!r})"
+
+
+def check_vocabulary(given: str | Vocabulary | None, fingerprint: str, size: int) -> None:
+    """Raise VocabularyMismatchError if a vocabulary was given that is not the model's.
+
+    Of one given by its fingerprint alone the size is not known; of another it is compared, too,
+    for a blob may claim any.
+    """
+    if given is None:
+        return
+    name, length = (given, size) if isinstance(given, str) else (given.fingerprint, given.size)
+    if (name, length) != (fingerprint, size):
+        raise VocabularyMismatchError(fingerprint, name)
 
 
 def last_ids(history: Sequence[int] | AnyIntegers, depth: int) -> list[int]:

@@ -26,7 +26,15 @@ from perslm.errors import (
     VocabularyMismatchError,
 )
 from perslm.interpolate import Float32Array, mix_columns
-from perslm.model import Candidates, Histories, States, as_matrix, last_ids, unmixed
+from perslm.model import (
+    Candidates,
+    Histories,
+    States,
+    as_matrix,
+    check_vocabulary,
+    last_ids,
+    unmixed,
+)
 
 if TYPE_CHECKING:
     from perslm.client import Client
@@ -159,7 +167,9 @@ class RemoteModel:
         """Learn order and vocabulary; tell whether that worked."""
         try:
             facts = self._client.info(self._user)
-            check_vocabulary(self._fingerprint or None, facts["vocabulary"])
+            check_vocabulary(
+                self._fingerprint or None, facts["vocabulary"], facts["vocabulary_size"]
+            )
         except (ServiceError, NoModelError, VocabularyMismatchError) as error:
             self._abstain(error)
             return False
@@ -348,12 +358,3 @@ def reason_of(error: PerslmError) -> str:
         return error.reason
     refused = isinstance(error, ServiceError) and error.status and 400 <= error.status < 500
     return "refused" if refused else "degraded"
-
-
-def check_vocabulary(given: str | Vocabulary | None, expected: str) -> None:
-    """Raise VocabularyMismatchError if a vocabulary was given that is not the expected one."""
-    if given is None:
-        return
-    fingerprint = given if isinstance(given, str) else given.fingerprint
-    if fingerprint != expected:
-        raise VocabularyMismatchError(expected, fingerprint)

@@ -354,7 +354,9 @@ class Store:
                 if ``strict``.
         """
         from perslm.interpolate import DEFAULT_WEIGHT
-        from perslm.model import NullModel, PersonalModel  # numpy and more: only who loads needs it
+
+        # numpy and more: only who loads needs it
+        from perslm.model import NullModel, PersonalModel, check_vocabulary
 
         try:
             stored = self.fetch(user)
@@ -368,12 +370,7 @@ class Store:
                 generation=stored.generation,
                 weight=DEFAULT_WEIGHT if weight is None else weight,
             )
-            if vocabulary is not None:
-                given = vocabulary if isinstance(vocabulary, str) else vocabulary.fingerprint
-                if given != model.vocabulary_fingerprint or (
-                    not isinstance(vocabulary, str) and vocabulary.size != model.vocabulary_size
-                ):
-                    raise VocabularyMismatchError(model.vocabulary_fingerprint, given)
+            check_vocabulary(vocabulary, model.vocabulary_fingerprint, model.vocabulary_size)
         except (StoreError, BlobError, VocabularyMismatchError) as error:
             if strict:
                 raise

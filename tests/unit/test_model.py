@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from perslm.blob import Metadata, encode
 from perslm.counts import Specials, count
-from perslm.errors import ArgumentError, BlobError
-from perslm.model import NullModel, PersonalModel
+from perslm.errors import ArgumentError, BlobError, VocabularyMismatchError
+from perslm.model import NullModel, PersonalModel, check_vocabulary
+from perslm.vocabulary import Vocabulary
 from tests.oracle import OracleKatz, ngram_counts
 from tests.support import Seq, sequence_lists
 
@@ -369,3 +370,13 @@ def test_a_model_that_cannot_be_compiled_is_a_blob_error(
     monkeypatch.setattr("perslm.model.compile_counts", too_large)
     with pytest.raises(BlobError, match="too large"):
         PersonalModel.from_blob(blob)
+
+
+def test_a_vocabulary_of_another_size_is_another() -> None:
+    vocabulary = Vocabulary.from_words(["a", "b"])
+    name, size = vocabulary.fingerprint, vocabulary.size
+    for given in (None, name, vocabulary):
+        check_vocabulary(given, name, size)
+    for given, wrong in ((vocabulary, (name, size + 1)), (name, ("0" * 32, size))):
+        with pytest.raises(VocabularyMismatchError):
+            check_vocabulary(given, *wrong)
