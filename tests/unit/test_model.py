@@ -375,8 +375,8 @@ def test_a_model_that_cannot_be_compiled_is_a_blob_error(
 def test_a_vocabulary_of_another_size_is_another() -> None:
     vocabulary = Vocabulary.from_words(["a", "b"])
     name, size = vocabulary.fingerprint, vocabulary.size
-    for given in (None, name, vocabulary):
-        check_vocabulary(given, name, size)
-    for given, wrong in ((vocabulary, (name, size + 1)), (name, ("0" * 32, size))):
+    for own in (None, name, vocabulary):
+        check_vocabulary(own, name, size)
+    for own, wrong in ((vocabulary, (name, size + 1)), (name, ("0" * 32, size))):
         with pytest.raises(VocabularyMismatchError):
-            check_vocabulary(given, *wrong)
+            check_vocabulary(own, *wrong)
