@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-SLOTS: Final = 8
+from perslm._store_keys import SLOTS
 
 # A pointer below the fence does not count: a deletion that was cut short put up the fence first.
 _PRELUDE: Final = f"""
@@ -17,6 +17,14 @@ local generation, fence = tonumber(head[1] or 0), tonumber(head[2] or 0)
 local raised = tonumber(redis.call('GET', KEYS[2]) or 0)
 if raised > fence then generation, fence = 0, raised end
 local function slot(number) return KEYS[3 + number % {SLOTS}] end
+"""
+
+# Told to whoever follows the store; the key names tenant and user. A server whose access control
+# forbids the channel still does what it was asked.
+_ANNOUNCE: Final = """
+local function announce(channel, kind, number)
+  redis.pcall('PUBLISH', channel, kind .. ' ' .. number .. ' ' .. KEYS[1])
+end
 """
 
 HEAD: Final = _PRELUDE + "return {generation, fence}"
@@ -53,11 +61,12 @@ return found
 """
 )
 
-# ARGV: parent's generation and fence, nonce, seconds to keep the parent, field, value, ….
+# ARGV: parent's generation and fence, nonce, seconds to keep the parent, channel, field, value, ….
 # Without fields: publish again what the parent replaced. Reply: verdict, generation.
 # The first write is one that a full memory refuses; after it, the server lets a script finish.
 PUBLISH: Final = (
     _PRELUDE
+    + _ANNOUNCE
     + """
 local parent, parent_fence, nonce, keep = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local new = math.max(parent, parent_fence) + 1
@@ -66,8 +75,9 @@ if generation >= new and redis.call('HGET', slot(new), 'nonce') == nonce then
 end
 if fence ~= parent_fence then return {'forgotten', generation} end
 if generation ~= parent then return {'conflict', generation} end
-local fields = {unpack(ARGV, 5)}
-if #fields == 0 then
+local fields = {unpack(ARGV, 6)}
+local kind = #fields == 0 and 'rollback' or 'publish'
+if kind == 'rollback' then
   local previous = tonumber(redis.call('HGET', slot(parent), 'previous') or 0)
   local found = tonumber(redis.call('HGET', slot(previous), 'generation') or 0)
   if previous == 0 or found ~= previous then return {'nothing', generation} end
@@ -82,19 +92,24 @@ redis.call('HSET', slot(new), 'generation', new, 'nonce', nonce, unpack(fields))
 redis.call('PERSIST', slot(new))
 redis.call('HSET', KEYS[1], 'generation', new, 'fence', fence)
 if parent > 0 then redis.call('EXPIRE', slot(parent), keep) end
+announce(ARGV[5], kind, new)
 return {'published', new}
 """
 )
 
-# ARGV: seconds the fence stays. Reply: 1 if there was a model. A user without one is fenced off
-# too: the first build may be running. The first write changes nothing (a head never expires), but
-# is one that a full memory allows, and with it all that follow: deleting must always be possible.
+# ARGV: seconds the fence stays, channel. Reply: 1 if there was a model. A user without one is
+# fenced off too: the first build may be running. The first write changes nothing (a head never
+# expires), but is one that a full memory allows, and with it all that follow: deleting must always
+# be possible.
 FORGET: Final = (
     _PRELUDE
+    + _ANNOUNCE
     + """
 redis.call('PERSIST', KEYS[1])
-redis.call('SET', KEYS[2], math.max(generation, fence) + 1, 'EX', ARGV[1])
+local new = math.max(generation, fence) + 1
+redis.call('SET', KEYS[2], new, 'EX', ARGV[1])
 redis.call('DEL', KEYS[1], unpack(KEYS, 3))
+announce(ARGV[2], 'forget', new)
 if generation > 0 then return 1 end
 return 0
 """

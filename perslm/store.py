@@ -3,8 +3,10 @@
 ``open_store`` takes ``embedded:`` (a private server, see ``perslm.embedded``), ``redis://``,
 ``rediss://``, ``unix://``, ``redis+cluster://`` or ``rediss+cluster://``. Any server does that
 speaks the protocol of Redis 6.2: Redis, Valkey, either as a cluster, Kvrocks. What a blob means is
-not known here (``perslm.blob``, ``perslm.model``); which failures become which error is in
-``perslm._store_errors``, the scripts that run inside the server in ``perslm._store_scripts``.
+not known here (``perslm.blob``, ``perslm.model``). How the server is reached is in
+``perslm._connection``, the names of keys in ``perslm._store_keys``, which failures become which
+error in ``perslm._store_errors``, the scripts that run inside the server in
+``perslm._store_scripts``.
 
 Keys, with the default namespace. ``<user>`` is the user id with ``%``, braces, spaces and control
 characters percent-encoded; as hash tag it puts all keys of a user on one node. The varying part
@@ -40,6 +42,11 @@ was running cannot bring the user back; one begun later can, and goes on with hi
 The fence goes after 30 days, far longer than any build or cached model lives, because it
 carries the user's id in its key; then nothing is left, and numbers would start from 1.
 
+**Announcements.** Every publish, rollback and deletion is told on one channel of the installation,
+by the script that does it, after its writes (``perslm._changes`` reads them). Nobody has to listen.
+A subscriber gets some 60 bytes for each user that a nightly build publishes; one that is too slow
+for that is cut off by the server (``client-output-buffer-limit``), and learns that it missed some.
+
 **Lost replies.** Every operation may be sent twice. A publish carries a nonce; if the first try
 arrived, the second finds it and returns the same number. redis-py's own retries are off.
 """
@@ -49,22 +56,20 @@ from __future__ import annotations
 import copy
 import os
 import re
-import threading
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self, TypeVar
-from urllib.parse import unquote, urlsplit
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-
+from perslm import _store_keys as keys
 from perslm import _store_scripts as scripts
-from perslm._store_errors import FAILURES, explain, worth_repeating
+from perslm._changes import Change, Changes
+from perslm._connection import Connection
+from perslm._store_errors import FAILURES
+from perslm._store_keys import DEFAULT_TENANT, USER_ID_BYTES, check_tenant
 from perslm.errors import (
     ArgumentError,
     BlobError,
@@ -72,29 +77,28 @@ from perslm.errors import (
     NoModelError,
     PublishConflictError,
     StoreError,
-    StoreUnavailableError,
     VocabularyMismatchError,
 )
 
 if TYPE_CHECKING:
-    from perslm.embedded import EmbeddedServer
     from perslm.model import NullModel, PersonalModel
     from perslm.vocabulary import Vocabulary
+
+__all__ = [
+    "DEFAULT_TENANT", "DEFAULT_URL", "FENCE_SECONDS", "KEEP_GENERATIONS_SECONDS", "NAMESPACE",
+    "USER_ID_BYTES", "Change", "Changes", "Head", "Store", "Stored", "UserInfo", "check_tenant",
+    "open_store",
+]  # fmt: skip
 
 DEFAULT_URL: Final = "embedded:"
 KEEP_GENERATIONS_SECONDS: Final = 7 * 86400
 FENCE_SECONDS: Final = 30 * 86400
-USER_ID_BYTES: Final = 256
 NAMESPACE: Final = "perslm"
-DEFAULT_TENANT: Final = "default"
 
-_SCHEMES: Final = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
 _INFO_FIELDS: Final = (
     "generation", "previous", "bytes", "created", "source_digest", "messages", "tokens",
     "vocabulary",
 )  # fmt: skip
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,12 +170,6 @@ def open_store(
     )
 
 
-def check_tenant(name: str) -> None:
-    """Raise ArgumentError unless ``name`` can be a tenant's."""
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", name):
-        raise ArgumentError("a tenant is 1 to 40 letters, digits, '_' or '-'")
-
-
 class Store:
     """Models by user. Made by ``open_store``; a context manager; safe to use from many threads.
 
@@ -198,16 +196,11 @@ class Store:
             raise ArgumentError("keep_generations_seconds must not be negative")
         check_tenant(tenant)
         self._installation = namespace
-        self._namespace = _namespace(namespace, tenant)
-        self._owner: Store | None = None  # whose connections these are, if another's
-        self._timeout = timeout
+        self._namespace = keys.namespace(namespace, tenant)
         self._keep = int(keep_generations_seconds)
-        self._mutex = threading.Lock()
-        self._client: Any = None  # redis.Redis or redis.RedisCluster, whose types differ
-        self._closed = False
-        self._server: EmbeddedServer | None = None
-        self._url = url
-        self.location = self._locate(url)
+        self._connection = Connection(url, timeout)
+        self._is_view = False
+        self.location = self._connection.location
 
     def __repr__(self) -> str:
         return f"Store({self.location!r})"
@@ -231,25 +224,21 @@ class Store:
         """
         check_tenant(tenant)
         view = copy.copy(self)
-        view._namespace = _namespace(self._installation, tenant)
-        view._owner = self._owner or self
+        view._namespace = keys.namespace(self._installation, tenant)
+        view._is_view = True
         return view
 
     def close(self) -> None:
-        """Close all connections; an embedded server stops when its last user has closed."""
-        if self._owner is not None:
-            return
-        with self._mutex:
-            self._closed = True
-            client, self._client = self._client, None
-            if client is not None:
-                client.close()
-            if self._server is not None:
-                self._server.close()
+        """Close all connections; an embedded server stops when its last user has closed.
+
+        A view's ``close`` does nothing.
+        """
+        if not self._is_view:
+            self._connection.close()
 
     def ping(self) -> None:
         """Return if the server answers; an embedded one is started."""
-        self._run(lambda client: client.ping())
+        self._connection.run(lambda client: client.ping())
 
     # Publishing
 
@@ -312,7 +301,9 @@ class Store:
 
         After a connection lost in the middle, False may mean that the first try had deleted it.
         """
-        return bool(self._script(scripts.FORGET, user, FENCE_SECONDS))
+        return bool(
+            self._script(scripts.FORGET, user, FENCE_SECONDS, keys.channel(self._installation))
+        )
 
     # Reading
 
@@ -394,28 +385,38 @@ class Store:
         meanwhile may or may not appear. Memory grows with the number of users.
         """
         self.ping()  # a stale connection is replaced here, since a scan cannot be repeated halfway
-        prefix = f"{self._namespace}:head:{{"
         seen = set()
         try:
-            for key in self._connect().scan_iter(match=prefix + "*", count=1000):
+            heads = keys.heads(self._namespace)
+            for key in self._connection.client().scan_iter(match=heads, count=1000):
                 if key not in seen:  # a server that grows its table may name a key twice
                     seen.add(key)
-                    yield unquote(key[len(prefix) : -1].decode())
+                    owner = keys.owner(key.decode(), self._installation)
+                    if owner is not None:
+                        yield owner[1]
         except FAILURES as error:
-            self._raise(error)
+            self._connection.fail(error)
+
+    def changes(self) -> Changes:
+        """Return what tells, as it happens, whose model is published, rolled back or deleted.
+
+        Of all tenants, whichever this store is for. Nothing is connected before it is iterated
+        over, which is for a thread of its own: see ``Changes``.
+        """
+        return Changes(self._connection, self._installation)
 
     # Vocabularies
 
     def put_vocabulary(self, data: bytes, fingerprint: str) -> None:
         """Keep ``data``, a vocabulary's bytes, for readers of models; a second time is a no-op."""
-        key = self._vocabulary_key(fingerprint)
+        key = keys.vocabulary(self._namespace, fingerprint)
         packed = zlib.compress(data)
-        self._run(lambda client: client.set(key, packed, nx=True))
+        self._connection.run(lambda client: client.set(key, packed, nx=True))
 
     def vocabulary(self, fingerprint: str) -> bytes | None:
         """Return the bytes of a vocabulary, or None if it was never put here."""
-        key = self._vocabulary_key(fingerprint)
-        packed = self._run(lambda client: client.get(key))
+        key = keys.vocabulary(self._namespace, fingerprint)
+        packed = self._connection.run(lambda client: client.get(key))
         if packed is None:
             return None
         try:
@@ -428,28 +429,17 @@ class Store:
 
     # Below here: keys, scripts, connections
 
-    def _keys(self, user: str) -> list[str]:
-        if not isinstance(user, str) or not user:
-            raise ArgumentError("a user id is text of 1 to 256 bytes, and this one is empty")
-        try:
-            size = len(user.encode())
-        except UnicodeEncodeError:
-            raise ArgumentError("a user id must be valid Unicode text") from None
-        if size > USER_ID_BYTES:
-            raise ArgumentError(f"a user id has at most {USER_ID_BYTES} bytes, this has {size}")
-        tag = "{" + re.sub(r"[%{}\x00-\x20\x7f]", lambda c: f"%{ord(c[0]):02X}", user) + "}"
-        slots = [f"{self._namespace}:slot:{tag}:{i}" for i in range(scripts.SLOTS)]
-        return [f"{self._namespace}:head:{tag}", f"{self._namespace}:fence:{tag}", *slots]
-
-    def _vocabulary_key(self, fingerprint: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9_.:+=-]{1,128}", fingerprint):
-            raise ArgumentError("a fingerprint is 1 to 128 letters, digits, or any of _.:+=-")
-        return f"{self._namespace}:vocabulary:{fingerprint}"
-
     def _publish(self, user: str, parent: Head, *fields: str | bytes | int) -> int:
         nonce = uuid.uuid4().hex
         verdict, generation = self._script(
-            scripts.PUBLISH, user, parent.generation, parent.fence, nonce, self._keep, *fields
+            scripts.PUBLISH,
+            user,
+            parent.generation,
+            parent.fence,
+            nonce,
+            self._keep,
+            keys.channel(self._installation),
+            *fields,
         )
         if verdict == b"forgotten":
             raise ForgottenError
@@ -468,88 +458,13 @@ class Store:
         return current, {info.generation: info for info in found}
 
     def _script(self, script: str, user: str, *arguments: str | bytes | int) -> Any:
-        keys = self._keys(user)
+        names = keys.of_user(self._namespace, user)
         # A reader would rather have no model than wait twice; a writer must know what happened.
         writes = script in (scripts.PUBLISH, scripts.FORGET)
-        return self._run(
-            lambda client: client.eval(script, len(keys), *keys, *arguments),
+        return self._connection.run(
+            lambda client: client.eval(script, len(names), *names, *arguments),
             repeat_timeouts=writes,
         )
-
-    def _run(self, operation: Callable[[Any], _T], *, repeat_timeouts: bool = False) -> _T:
-        """Run ``operation``, a second time if the connection was lost: all of ours allow that."""
-        try:
-            return operation(self._connect())
-        except FAILURES as error:
-            if not worth_repeating(error, timeouts=repeat_timeouts):
-                self._raise(error)
-        if self._server is not None:
-            self._server.ensure()
-        try:
-            return operation(self._connect())
-        except FAILURES as error:
-            self._raise(error)
-
-    def _raise(self, error: Exception) -> NoReturn:
-        trouble = None if self._server is None else self._server.trouble()
-        # Not chained: a server's message may repeat arguments, and with them blobs and user ids.
-        raise explain(error, self.location, trouble) from None
-
-    def _connect(self) -> Any:
-        if self._owner is not None:
-            return self._owner._connect()
-        with self._mutex:
-            if self._closed:
-                raise StoreUnavailableError("this store was closed: open it again")
-            if self._client is None:
-                if self._server is not None:
-                    self._server.ensure()
-                self._client = self._make_client()
-            return self._client
-
-    def _make_client(self) -> Any:
-        options: dict[str, Any] = {
-            "socket_timeout": self._timeout,
-            "socket_connect_timeout": self._timeout,
-        }
-        if "+cluster://" in self._url:
-            # A cluster client repeats by itself while slots move; every operation allows that.
-            return redis.RedisCluster.from_url(self._url.replace("+cluster", "", 1), **options)
-        options["retry"] = Retry(NoBackoff(), 0)
-        if self._server is not None:
-            return redis.Redis(unix_socket_path=str(self._server.socket), **options)
-        return redis.Redis.from_url(self._url, **options)
-
-    def _locate(self, url: str) -> str:
-        """Check ``url`` and return it without credentials; set up the embedded server if it is."""
-        scheme, _, rest = url.partition(":")
-        if scheme == "embedded":
-            from pathlib import Path
-
-            from perslm.embedded import EmbeddedServer  # needs fcntl, which Windows lacks
-
-            self._server = EmbeddedServer(Path(rest).expanduser() if rest else None)
-            return f"embedded:{self._server.directory}"
-        if scheme not in _SCHEMES or not rest.startswith("//"):
-            schemes = ", ".join(f"{known}://" for known in _SCHEMES)
-            raise ArgumentError(
-                f"a store's URL is embedded:, embedded:/some/dir, or one of {schemes}"
-            )
-        try:
-            parts = urlsplit(url)
-            redis.ConnectionPool.from_url(url.replace("+cluster", "", 1))  # parses, no more
-            port = parts.port
-        except ValueError:
-            raise ArgumentError(
-                f"this {scheme}:// URL cannot be read: check host and port"
-            ) from None
-        host = parts.hostname or ""
-        masked = "***@" if "@" in parts.netloc else ""
-        return f"{scheme}://{masked}{host}{f':{port}' if port else ''}{parts.path}"
-
-
-def _namespace(installation: str, tenant: str) -> str:
-    return installation if tenant == DEFAULT_TENANT else f"{installation}.{tenant}"
 
 
 def _info_values(

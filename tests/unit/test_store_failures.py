@@ -142,7 +142,7 @@ def error_of(kind: type[Exception], *args: str) -> Exception:
 @pytest.mark.parametrize("kind", failure_types(), ids=lambda kind: kind.__name__)
 def test_no_lower_failure_escapes_and_none_tells_secrets(kind: type[Exception]) -> None:
     store = open_store("redis://user:hunter2@localhost:1")
-    store._client = Failing(error_of(kind, "sees blob-content and ada-l"))
+    store._connection._client = Failing(error_of(kind, "sees blob-content and ada-l"))
     calls = (
         store.ping,
         lambda: store.head(USER),
@@ -180,7 +180,7 @@ def test_no_lower_failure_escapes_and_none_tells_secrets(kind: type[Exception]) 
 )
 def test_what_a_server_may_answer(message: str, error: type[Exception], remedy: str) -> None:
     store = open_store("redis://localhost:1")
-    store._client = Failing(exceptions.ResponseError(message))
+    store._connection._client = Failing(exceptions.ResponseError(message))
     with pytest.raises(StoreError, match=remedy) as caught:
         store.head(USER)
     assert type(caught.value) is error

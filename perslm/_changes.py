@@ -1,0 +1,137 @@
+"""Hearing of changes in the store as they happen, for caches that follow it.
+
+What is sent, and by whom, is in ``perslm._store_scripts``: every script that changes a user's model
+publishes a line on the installation's channel. Here the line is read again.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, Self, TypeAlias, cast
+
+from perslm import _store_keys as keys
+from perslm._connection import Connection
+from perslm._store_errors import FAILURES
+from perslm.errors import StoreError
+
+HEARTBEAT_SECONDS: Final = 1.0
+"""After such a silence the server is asked to answer; after as long again it counts as gone."""
+
+_TICK_SECONDS: Final = 0.1  # how soon an idle reader sees that it is closed
+_CONNECT_SECONDS: Final = 1.0
+_LONGEST_PAUSE: Final = 5.0
+_AWAY: Final[tuple[type[Exception], ...]] = (*FAILURES, StoreError)
+_ANNOUNCED: Final = ("publish", "rollback", "forget")
+
+Kind: TypeAlias = Literal["publish", "rollback", "forget", "gap"]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One user's model changed or, if ``kind`` is ``gap``, anything may have.
+
+    What is known of (``tenant``, ``user``) with a generation below ``generation`` is out of date;
+    for ``forget`` that number is the fence. A gap has no tenant, no user and the generation 0.
+    """
+
+    kind: Kind
+    tenant: str = ""
+    user: str = field(default="", repr=False)
+    generation: int = 0
+
+
+class Changes:
+    """The changes of all tenants as they happen: iterate over it in one thread, made for that.
+
+    Made by ``Store.changes``. Iteration ends when this or the store is closed, and raises nothing:
+    while the store is away it goes on trying. It yields a gap, with ``live`` True, after each time
+    it has connected, also the first, and one, with ``live`` False, when the connection is lost.
+
+    A change is announced after it can be read. An announcement can get lost without a gap (a
+    failover, a partition inside a cluster), and a server that hangs is found out only after twice
+    ``HEARTBEAT_SECONDS``: who must not miss a change polls as well, if more seldom.
+    """
+
+    def __init__(self, connection: Connection, installation: str) -> None:
+        self._connection = connection
+        self._installation = installation
+        self._closed = threading.Event()
+        self.live = False
+        """Whether announcements arrive."""
+        connection.close_with_me(self)
+
+    def __repr__(self) -> str:
+        return f"Changes({self._connection.location!r}, live={self.live})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the iteration soon, from any thread, without waiting for it."""
+        self._closed.set()
+
+    def __iter__(self) -> Iterator[Change]:
+        pause = _TICK_SECONDS
+        while not self._closed.is_set():
+            try:
+                for change in self._listen():
+                    pause = _TICK_SECONDS
+                    yield change
+            except _AWAY:
+                pass
+            if self.live:
+                self.live = False
+                yield Change("gap")
+            # not all at once, when a server is back that many have waited for
+            self._closed.wait(pause * random.uniform(0.5, 1))
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _listen(self) -> Iterator[Change]:
+        """Yield what is announced on one connection, until it is lost or this is closed."""
+        client = self._connection.separate_client(_CONNECT_SECONDS)
+        try:
+            subscription = client.pubsub()
+            subscription.subscribe(keys.channel(self._installation))
+            heard, asked = time.monotonic(), 0.0
+            while not self._closed.is_set():
+                message = subscription.get_message(timeout=_TICK_SECONDS)
+                now = time.monotonic()
+                if message is not None:
+                    change = self._change(message)
+                    if change is not None:
+                        yield change
+                    heard, asked = time.monotonic(), 0.0
+                elif asked and now - asked > HEARTBEAT_SECONDS:
+                    return
+                elif not asked and now - heard > HEARTBEAT_SECONDS:
+                    subscription.ping()
+                    asked = now
+        finally:
+            client.close()
+
+    def _change(self, message: dict[str, Any]) -> Change | None:
+        if message["type"] == "subscribe":  # again, if the client connected anew by itself
+            self.live = True
+            return Change("gap")
+        if message["type"] != "message":
+            return None
+        return parse(message["data"], self._installation)
+
+
+def parse(line: bytes, installation: str) -> Change | None:
+    """Return what a script announced: ``KIND GENERATION HEAD``; None if it is no such line."""
+    try:
+        kind, generation, head = line.decode().split(" ")
+        owner = keys.owner(head, installation)
+        if kind not in _ANNOUNCED or owner is None:
+            return None
+        return Change(cast(Kind, kind), *owner, int(generation))
+    except ValueError:
+        return None

@@ -1,0 +1,137 @@
+"""How a store reaches its server: URL to client, a second try, every failure as one of our errors.
+
+Keys and scripts are ``perslm.store``'s; which failure means what is in ``perslm._store_errors``.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol, TypeVar
+from urllib.parse import urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from perslm._store_errors import FAILURES, explain, worth_repeating
+from perslm.errors import ArgumentError, StoreUnavailableError
+
+if TYPE_CHECKING:
+    from perslm.embedded import EmbeddedServer
+
+_SCHEMES: Final = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
+
+_T = TypeVar("_T")
+
+
+class _Closable(Protocol):
+    def close(self) -> None: ...
+
+
+class Connection:
+    """The way to one server, for a store and its views; safe to use from many threads.
+
+    Nothing is connected or started before the first use. ``location`` is the URL without
+    credentials. Raises ArgumentError if ``url`` is none that perslm knows.
+    """
+
+    def __init__(self, url: str, timeout: float) -> None:
+        self._url = url
+        self._timeout = timeout
+        self._mutex = threading.Lock()
+        self._client: Any = None  # redis.Redis or redis.RedisCluster, whose types differ
+        self._closed = False
+        self._followers: weakref.WeakSet[_Closable] = weakref.WeakSet()
+        self._server: EmbeddedServer | None = None
+        self.location = self._locate(url)
+
+    def run(self, operation: Callable[[Any], _T], *, repeat_timeouts: bool = False) -> _T:
+        """Run ``operation``, a second time if the connection was lost: all of ours allow that."""
+        try:
+            return operation(self.client())
+        except FAILURES as error:
+            if not worth_repeating(error, timeouts=repeat_timeouts):
+                self.fail(error)
+        if self._server is not None:
+            self._server.ensure()
+        try:
+            return operation(self.client())
+        except FAILURES as error:
+            self.fail(error)
+
+    def fail(self, error: Exception) -> NoReturn:
+        """Raise what ``error``, one of ``FAILURES``, means to a caller of the store."""
+        trouble = None if self._server is None else self._server.trouble()
+        # Not chained: a server's message may repeat arguments, and with them blobs and user ids.
+        raise explain(error, self.location, trouble) from None
+
+    def client(self) -> Any:
+        """Return the client that all share; an embedded server is started if need be."""
+        with self._mutex:
+            if self._client is None:
+                self._client = self._new(self._timeout)
+            return self._client
+
+    def separate_client(self, timeout: float) -> Any:
+        """Return a client of the caller's own, to close; it gives up after ``timeout`` seconds."""
+        with self._mutex:
+            return self._new(min(timeout, self._timeout))
+
+    def close_with_me(self, follower: _Closable) -> None:
+        """Close ``follower`` when this is closed."""
+        self._followers.add(follower)
+
+    def close(self) -> None:
+        """Close all connections; an embedded server stops when its last user has closed."""
+        with self._mutex:
+            self._closed = True
+            for follower in list(self._followers):
+                follower.close()
+            client, self._client = self._client, None
+            if client is not None:
+                client.close()
+            if self._server is not None:
+                self._server.close()
+
+    def _new(self, timeout: float) -> Any:
+        if self._closed:
+            raise StoreUnavailableError("this store was closed: open it again")
+        if self._server is not None:
+            self._server.ensure()
+        options: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
+        if "+cluster://" in self._url:
+            # A cluster client repeats by itself while slots move; every operation allows that.
+            return redis.RedisCluster.from_url(self._url.replace("+cluster", "", 1), **options)
+        options["retry"] = Retry(NoBackoff(), 0)
+        if self._server is not None:
+            return redis.Redis(unix_socket_path=str(self._server.socket), **options)
+        return redis.Redis.from_url(self._url, **options)
+
+    def _locate(self, url: str) -> str:
+        """Check ``url`` and return it without credentials; set up the embedded server if it is."""
+        scheme, _, rest = url.partition(":")
+        if scheme == "embedded":
+            from pathlib import Path
+
+            from perslm.embedded import EmbeddedServer  # needs fcntl, which Windows lacks
+
+            self._server = EmbeddedServer(Path(rest).expanduser() if rest else None)
+            return f"embedded:{self._server.directory}"
+        if scheme not in _SCHEMES or not rest.startswith("//"):
+            schemes = ", ".join(f"{known}://" for known in _SCHEMES)
+            raise ArgumentError(
+                f"a store's URL is embedded:, embedded:/some/dir, or one of {schemes}"
+            )
+        try:
+            parts = urlsplit(url)
+            redis.ConnectionPool.from_url(url.replace("+cluster", "", 1))  # parses, no more
+            port = parts.port
+        except ValueError:
+            raise ArgumentError(
+                f"this {scheme}:// URL cannot be read: check host and port"
+            ) from None
+        host = parts.hostname or ""
+        masked = "***@" if "@" in parts.netloc else ""
+        return f"{scheme}://{masked}{host}{f':{port}' if port else ''}{parts.path}"

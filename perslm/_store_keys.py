@@ -1,0 +1,69 @@
+"""The names of a store's keys and of its channel; ``perslm.store`` says what they hold."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+from urllib.parse import unquote
+
+from perslm.errors import ArgumentError
+
+SLOTS: Final = 8
+USER_ID_BYTES: Final = 256
+DEFAULT_TENANT: Final = "default"
+
+
+def check_tenant(name: str) -> None:
+    """Raise ArgumentError unless ``name`` can be a tenant's."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", name):
+        raise ArgumentError("a tenant is 1 to 40 letters, digits, '_' or '-'")
+
+
+def namespace(installation: str, tenant: str) -> str:
+    """Return how all keys of a tenant begin."""
+    return installation if tenant == DEFAULT_TENANT else f"{installation}.{tenant}"
+
+
+def channel(installation: str) -> str:
+    """Return the channel that changes are announced on, those of all tenants."""
+    return f"{installation}:changes"
+
+
+def of_user(namespace: str, user: str) -> list[str]:
+    """Return a user's keys: head, fence, slots. Raises ArgumentError if ``user`` is no user id."""
+    if not isinstance(user, str) or not user:
+        raise ArgumentError("a user id is text of 1 to 256 bytes, and this one is empty")
+    try:
+        size = len(user.encode())
+    except UnicodeEncodeError:
+        raise ArgumentError("a user id must be valid Unicode text") from None
+    if size > USER_ID_BYTES:
+        raise ArgumentError(f"a user id has at most {USER_ID_BYTES} bytes, this has {size}")
+    tag = "{" + re.sub(r"[%{}\x00-\x20\x7f]", lambda c: f"%{ord(c[0]):02X}", user) + "}"
+    slots = [f"{namespace}:slot:{tag}:{i}" for i in range(SLOTS)]
+    return [f"{namespace}:head:{tag}", f"{namespace}:fence:{tag}", *slots]
+
+
+def heads(namespace: str) -> str:
+    """Return the pattern of the heads of all users."""
+    return f"{namespace}:head:{{*"
+
+
+def owner(head: str, installation: str) -> tuple[str, str] | None:
+    """Return the tenant and the user whose head this is, or None if it is no head."""
+    place, separator, tag = head.partition(":head:{")
+    if not separator or tag[-1:] != "}":
+        return None
+    user = unquote(tag[:-1])
+    if place == installation:
+        return DEFAULT_TENANT, user
+    if place.startswith(f"{installation}."):
+        return place[len(installation) + 1 :], user
+    return None
+
+
+def vocabulary(namespace: str, fingerprint: str) -> str:
+    """Return a vocabulary's key. Raises ArgumentError if that is no fingerprint."""
+    if not re.fullmatch(r"[A-Za-z0-9_.:+=-]{1,128}", fingerprint):
+        raise ArgumentError("a fingerprint is 1 to 128 letters, digits, or any of _.:+=-")
+    return f"{namespace}:vocabulary:{fingerprint}"
