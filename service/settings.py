@@ -68,7 +68,11 @@ class Settings:
     that audit records go to instead of standard error, ``audit_key`` that with the key which user
     ids are hashed with in them.
 
-    ``log_format`` is ``text`` or ``json``: how the lines of the log look.
+    ``log_format`` is ``text`` or ``json``: how the lines of the log look. ``traces`` is the URL of
+    an OTLP receiver that gets a trace of every request (``service.tracing``).
+
+    ``workers`` processes share the addresses (``service.supervisor``). Each has models in memory of
+    its own, and ``cache_bytes`` is divided among them; the bounds of requests are those of each.
     """
 
     store: str | None = None
@@ -101,6 +105,8 @@ class Settings:
     audit_key: str | None = None
 
     log_format: str = "text"
+    traces: str | None = None
+    workers: int = 1
 
     def __post_init__(self) -> None:
         if self.http is None and self.grpc is None:
@@ -116,7 +122,13 @@ class Settings:
         ):
             if not getattr(self, name) >= 0:
                 raise ArgumentError(f"the setting {name} cannot be negative")
-        for name in ("max_body_bytes", "max_histories", "max_answer_values", "max_inflight"):
+        for name in (
+            "max_body_bytes",
+            "max_histories",
+            "max_answer_values",
+            "max_inflight",
+            "workers",
+        ):
             if getattr(self, name) < 1:
                 raise ArgumentError(f"the setting {name} must be at least 1")
         if self.log_format not in ("text", "json"):
@@ -128,6 +140,8 @@ class Settings:
             raise ArgumentError("to check tokens, set jwt_secret or jwt_keys, too")
         if self.tls_cert is None and (self.tls_key is not None or self.tls_client_ca is not None):
             raise ArgumentError("TLS needs a certificate: set tls_cert, too")
+        if self.traces is not None and not self.traces.startswith(("http://", "https://")):
+            raise ArgumentError("the setting traces is a URL, such as http://127.0.0.1:4318")
 
     @property
     def authenticates(self) -> bool:

@@ -47,6 +47,8 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "PERSLM_AUDIT_LOG": "audit.log",
         "PERSLM_AUDIT_KEY": "audit.key",
         "PERSLM_LOG_FORMAT": "json",
+        "PERSLM_TRACES": "http://127.0.0.1:4318",
+        "PERSLM_WORKERS": "3",
     }
     assert set(environment) == {f"PERSLM_{name.upper()}" for name in Settings.__dataclass_fields__}
     wanted = Settings(
@@ -54,6 +56,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         *(0.5, 4, 5, 6, 7, 8),
         *("keys.json", "secret", None, "perslm", "login", 7.0, "sub"),
         *("cert.pem", "key.pem", "ca.pem", True, "audit.log", "audit.key", "json"),
+        *("http://127.0.0.1:4318", 3),
     )
     assert Settings.from_environment(environment) == wanted
 
@@ -73,6 +76,8 @@ def test_every_setting_can_come_from_the_environment() -> None:
         ("PERSLM_MAX_INFLIGHT", "0"),
         ("PERSLM_MAX_WAITING", "-1"),
         ("PERSLM_LOG_FORMAT", "xml"),
+        ("PERSLM_TRACES", "127.0.0.1:4318"),
+        ("PERSLM_WORKERS", "0"),
     ],
 )
 def test_values_that_make_no_sense(variable: str, value: str) -> None:
