@@ -6,6 +6,7 @@ publishes a line on the installation's channel. Here the line is read again.
 
 from __future__ import annotations
 
+import math
 import random
 import threading
 import time
@@ -13,13 +14,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Self, TypeAlias, cast
 
+import redis
+
 from perslm import _store_keys as keys
 from perslm._connection import Connection
 from perslm._store_errors import FAILURES
 from perslm.errors import StoreError
 
-HEARTBEAT_SECONDS: Final = 1.0
-"""After such a silence the server is asked to answer; after as long again it counts as gone."""
+HEARTBEAT_SECONDS: Final = 0.25
+"""How often the server is asked for an answer; after three times as long it counts as gone."""
 
 _TICK_SECONDS: Final = 0.1  # how soon an idle reader sees that it is closed
 _CONNECT_SECONDS: Final = 1.0
@@ -51,9 +54,9 @@ class Changes:
     while the store is away it goes on trying. It yields a gap, with ``live`` True, after each time
     it has connected, also the first, and one, with ``live`` False, when the connection is lost.
 
-    A change is announced after it can be read. An announcement can get lost without a gap (a
-    failover, a partition inside a cluster), and a server that hangs is found out only after twice
-    ``HEARTBEAT_SECONDS``: who must not miss a change polls as well, if more seldom.
+    A fetch after a change was heard of sees it. A server that hangs is found out by ``heard``, and
+    by ``live`` a little later. An announcement can get lost without a gap, by a failover or in a
+    cluster: who must not miss a change polls as well, if more seldom.
     """
 
     def __init__(self, connection: Connection, installation: str) -> None:
@@ -62,6 +65,11 @@ class Changes:
         self._closed = threading.Event()
         self.live = False
         """Whether announcements arrive."""
+        self.heard = -math.inf
+        """All that was announced before this time (of ``time.monotonic``) has been yielded.
+
+        −∞ while not ``live``, and always with a cluster, where no node can tell.
+        """
         connection.close_with_me(self)
 
     def __repr__(self) -> str:
@@ -86,6 +94,7 @@ class Changes:
                     yield change
             except _AWAY:
                 pass
+            self.heard = -math.inf
             if self.live:
                 self.live = False
                 yield Change("gap")
@@ -99,26 +108,29 @@ class Changes:
         try:
             subscription = client.pubsub()
             subscription.subscribe(keys.channel(self._installation))
-            heard, asked = time.monotonic(), 0.0
+            asked = waiting = 0.0  # when the last ping was sent; the same, until it is answered
             while not self._closed.is_set():
                 message = subscription.get_message(timeout=_TICK_SECONDS)
                 now = time.monotonic()
-                if message is not None:
+                if message is not None and message["type"] == "pong":
+                    waiting = 0.0
+                    if not isinstance(client, redis.RedisCluster):
+                        self.heard = asked
+                elif message is not None:
                     change = self._change(message)
                     if change is not None:
                         yield change
-                    heard, asked = time.monotonic(), 0.0
-                elif asked and now - asked > HEARTBEAT_SECONDS:
+                elif waiting and now - waiting > 3 * HEARTBEAT_SECONDS:
                     return
-                elif not asked and now - heard > HEARTBEAT_SECONDS:
+                if self.live and not waiting and now - asked >= HEARTBEAT_SECONDS:
+                    asked = waiting = time.monotonic()
                     subscription.ping()
-                    asked = now
         finally:
             client.close()
 
     def _change(self, message: dict[str, Any]) -> Change | None:
         if message["type"] == "subscribe":  # again, if the client connected anew by itself
-            self.live = True
+            self.live, self.heard = True, -math.inf
             return Change("gap")
         if message["type"] != "message":
             return None

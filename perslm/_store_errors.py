@@ -41,12 +41,14 @@ _UNAVAILABLE: Final = {
 }
 # Failures of another kind: StoreError.
 _REFUSED: Final = {
-    "NOPERM": "its access control forbids this user a command: perslm needs EVAL, HMGET, HGET, "
-    "HSET, HGETALL, GET, SET, DEL, EXISTS, EXPIRE, PERSIST, SCAN and PING on its keys",
+    "NOPERM": "its access control forbids this user a command or the channel (a deletion is done "
+    "all the same): perslm needs EVAL, HMGET, HGET, HSET, HGETALL, GET, SET, DEL, EXISTS, EXPIRE, "
+    "PERSIST, SCAN, PING, PUBLISH and SUBSCRIBE, keys ~perslm* and the channel &perslm:changes",
     "WRONGTYPE": "a key of perslm's holds something else: use a namespace of your own",
     "CROSSSLOT": "it does not support hash tags: use a server that does",
 }
 _CODE: Final = re.compile(r"\b(" + "|".join((*_UNAVAILABLE, *_REFUSED)) + r")\b")
+_FORBIDDEN: Final = re.compile(r"ACL failure in script|user executing the script can't")
 
 # redis-py cuts the code from the messages that it knows and gives a class instead.
 _CODE_OF_CLASS: Final = (
@@ -72,6 +74,8 @@ def _code(error: Exception) -> str | None:
             return code
     if isinstance(error, exceptions.ResponseError):
         # Redis 6.2 wraps an error inside a script, so the code may stand anywhere.
+        if _FORBIDDEN.search(str(error)):
+            return "NOPERM"
         found = _CODE.search(str(error))
         return found[1] if found else None
     return None

@@ -2,6 +2,9 @@
 
 ``perslm.store`` describes the keys and the rules; it sends each script whole (EVAL), with all keys
 of the user declared: KEYS = head, fence, slot 0 … slot 7.
+
+A change is announced (``KIND GENERATION HEAD`` on the channel) before the first write, so that a
+server that forbids it changes nothing. Nobody can read the user's keys until the script has ended.
 """
 
 from __future__ import annotations
@@ -17,14 +20,6 @@ local generation, fence = tonumber(head[1] or 0), tonumber(head[2] or 0)
 local raised = tonumber(redis.call('GET', KEYS[2]) or 0)
 if raised > fence then generation, fence = 0, raised end
 local function slot(number) return KEYS[3 + number % {SLOTS}] end
-"""
-
-# Told to whoever follows the store; the key names tenant and user. A server whose access control
-# forbids the channel still does what it was asked.
-_ANNOUNCE: Final = """
-local function announce(channel, kind, number)
-  redis.pcall('PUBLISH', channel, kind .. ' ' .. number .. ' ' .. KEYS[1])
-end
 """
 
 HEAD: Final = _PRELUDE + "return {generation, fence}"
@@ -66,7 +61,6 @@ return found
 # The first write is one that a full memory refuses; after it, the server lets a script finish.
 PUBLISH: Final = (
     _PRELUDE
-    + _ANNOUNCE
     + """
 local parent, parent_fence, nonce, keep = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local new = math.max(parent, parent_fence) + 1
@@ -88,11 +82,11 @@ if kind == 'rollback' then
     end
   end
 end
+redis.call('PUBLISH', ARGV[5], kind .. ' ' .. new .. ' ' .. KEYS[1])
 redis.call('HSET', slot(new), 'generation', new, 'nonce', nonce, unpack(fields))
 redis.call('PERSIST', slot(new))
 redis.call('HSET', KEYS[1], 'generation', new, 'fence', fence)
 if parent > 0 then redis.call('EXPIRE', slot(parent), keep) end
-announce(ARGV[5], kind, new)
 return {'published', new}
 """
 )
@@ -100,16 +94,16 @@ return {'published', new}
 # ARGV: seconds the fence stays, channel. Reply: 1 if there was a model. A user without one is
 # fenced off too: the first build may be running. The first write changes nothing (a head never
 # expires), but is one that a full memory allows, and with it all that follow: deleting must always
-# be possible.
+# be possible. So it is also where the channel is forbidden, which is an error afterwards.
 FORGET: Final = (
     _PRELUDE
-    + _ANNOUNCE
     + """
-redis.call('PERSIST', KEYS[1])
 local new = math.max(generation, fence) + 1
+local told = redis.pcall('PUBLISH', ARGV[2], 'forget ' .. new .. ' ' .. KEYS[1])
+redis.call('PERSIST', KEYS[1])
 redis.call('SET', KEYS[2], new, 'EX', ARGV[1])
 redis.call('DEL', KEYS[1], unpack(KEYS, 3))
-announce(ARGV[2], 'forget', new)
+if type(told) == 'table' and told.err then return redis.error_reply(told.err) end
 if generation > 0 then return 1 end
 return 0
 """

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +15,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from perslm import _changes
 from perslm.embedded import EmbeddedServer
-from perslm.errors import PublishConflictError
+from perslm.errors import PublishConflictError, StoreError
 from perslm.store import Change, Changes, Head, Store, open_store
 
 LONG = 60.0  # a test that fails, not one that waits
@@ -44,6 +45,14 @@ class Follower:
             change, live = self.heard.get(timeout=LONG)
             if change.kind == "gap":
                 return live
+
+    def answered(self) -> float:
+        """Wait until the server has answered another ping; return ``heard``."""
+        before, deadline = self.changes.heard, time.monotonic() + LONG
+        pause = threading.Event()
+        while self.changes.heard == before and time.monotonic() < deadline:
+            pause.wait(0.01)
+        return self.changes.heard
 
 
 @contextmanager
@@ -188,33 +197,35 @@ def test_an_embedded_server_is_started_again_by_its_follower(tmp_path: Path) -> 
         assert follower.gap()
 
 
-def test_a_server_that_hangs_is_found_out(
-    own_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_changes, "HEARTBEAT_SECONDS", 0.2)
+def test_a_server_that_hangs_is_found_out(own_server: EmbeddedServer) -> None:
     process = process_of(own_server)
     with open_store(f"unix://{own_server.socket}") as store, following(store) as follower:
+        follower.answered()
         os.kill(process, signal.SIGSTOP)
         try:
             assert not follower.gap()
+            assert follower.changes.heard == -math.inf
         finally:
             os.kill(process, signal.SIGCONT)
         assert follower.gap()
 
 
-def test_a_quiet_server_that_answers_is_not_given_up(
-    store: Store, raw_store: redis.Redis, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_changes, "HEARTBEAT_SECONDS", 0.05)
-
-    def pings() -> int:
-        return int(raw_store.info("commandstats").get("cmdstat_ping", {"calls": 0})["calls"])
-
+def test_a_quiet_server_that_answers_is_vouched_for(store: Store) -> None:
     with following(store) as follower:
-        before = pings()
-        while pings() < before + 5:
-            assert follower.changes.live
+        times = [follower.answered() for _ in range(5)]
+        assert times == sorted(set(times))
+        assert follower.changes.live
         assert follower.heard.empty()
+
+
+def test_all_that_was_announced_before_an_answered_ping_has_been_heard(store: Store) -> None:
+    with following(store) as follower:
+        for generation in range(1, 6):
+            publish(store)
+            published = time.monotonic()
+            while follower.changes.heard < published:
+                follower.answered()
+            assert follower.heard.get_nowait()[0].generation == generation
 
 
 # Away, forbidden, closed
@@ -252,23 +263,24 @@ def test_a_closed_embedded_store_stays_stopped(tmp_path: Path) -> None:
     assert not (tmp_path / "store" / "valkey.pid").exists()
 
 
-def test_a_server_that_forbids_the_channel_still_publishes(
-    store_url: str, raw_store: redis.Redis
+def test_a_server_that_forbids_the_channel_takes_deletions_only_and_says_why(
+    store_url: str, store: Store, raw_store: redis.Redis
 ) -> None:
+    publish(store)
     raw_store.acl_setuser(
         "builder", enabled=True, nopass=True, keys=["*"], commands=["+@all"], reset_channels=True
     )
     try:
-        url = store_url.replace("unix://", "unix://builder:any@")
-        with open_store(url) as store:
-            assert publish(store) == 1
-            assert store.forget("ada")
-            changes = store.changes()
-            thread = threading.Thread(target=list, args=(changes,))
+        with open_store(store_url.replace("unix://", "unix://builder:any@")) as forbidden:
+            with pytest.raises(StoreError, match="&perslm:changes"):
+                publish(forbidden)
+            assert store.head("ada").generation == 1
+            with pytest.raises(StoreError, match="&perslm:changes"):
+                forbidden.forget("ada")
+            assert store.head("ada") == Head(0, 2)
+            thread = threading.Thread(target=list, args=(forbidden.changes(),))
             thread.start()
-            assert not changes.live
-            changes.close()
-            thread.join(LONG)
-            assert not thread.is_alive()
+        thread.join(LONG)
+        assert not thread.is_alive()
     finally:
         raw_store.acl_deluser("builder")
