@@ -8,11 +8,12 @@ an n-gram model (:class:`PooledModel`) or the user's model alone (:class:`Person
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from perslm.blob import Metadata
 from perslm.counts import Counts
@@ -26,6 +27,16 @@ class GlobalModel(Protocol):
 
     def logprobs(self, histories: Sequence[Sequence[int]]) -> Float32Array:
         """Return ln p(w | history) for every id w, float32[n, width]; each row sums to 1."""
+
+
+class Filter(Protocol):
+    """What a beam may not write, besides single ids: see ``perslm.suggest``."""
+
+    def allowed(self, ids: tuple[int, ...]) -> Collection[int] | None:
+        """Return the ids that may follow ``ids``; None if all may."""
+
+    def keeps(self, ids: tuple[int, ...], ended: bool) -> bool:
+        """Tell whether ``ids`` may stand; ``ended``: nothing will follow them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +62,15 @@ def search(
     best: int = 3,
     stop: Collection[int] = (),
     banned: Collection[int] = (),
+    only: Filter | None = None,
 ) -> list[Hypothesis]:
     """Return up to ``best`` continuations of ``history``, best log-probability per token first.
 
     ``width`` hypotheses live at each of at most ``steps`` steps. A hypothesis is complete at an id
     of ``stop`` (which it keeps) or after ``steps`` ids; ids in ``banned`` are never taken, nor are
-    ids of probability 0. With ``personal`` each step's rows are mixed first; without, or with a
-    null model, the global LM's own scores decide. Raises ArgumentError for numbers below 1.
+    ids of probability 0. What ``only`` refuses is left out, and the next likely takes its place.
+    With ``personal`` each step's rows are mixed first; without, or with a null model, the global
+    LM's own scores decide. Raises ArgumentError for numbers below 1.
     """
     if min(width, steps, best) < 1:
         raise ArgumentError("width, steps and best must be at least 1")
@@ -71,19 +84,48 @@ def search(
             rows = personal.mix(personal.states(histories), rows)
         totals = np.array(rows, np.float64) + np.array([[h.logprob] for h in live])
         totals[:, [i for i in banned if i < totals.shape[1]]] = -np.inf  # virtual ids have none
-        flat = totals.ravel()
-        top = np.argsort(-flat, kind="stable")[:width]
-        longer = [
-            Hypothesis((*live[i // totals.shape[1]].ids, int(i % totals.shape[1])), float(flat[i]))
-            for i in top.tolist()
-            if np.isfinite(flat[i])
-        ]
-        ended = [h for h in longer if h.ids[-1] in stop or step + 1 == steps]
-        complete += ended
+        if only is not None:
+            _restrict(totals, live, only)
+        last = step + 1 == steps
+        longer = []
+        for hypothesis in _likeliest(totals, live):
+            ends = last or hypothesis.ids[-1] in stop
+            if only is None or only.keeps(hypothesis.ids, ends):
+                longer.append(hypothesis)
+                if ends:
+                    complete.append(hypothesis)
+                if len(longer) == width:
+                    break
         live = [h for h in longer if h.ids[-1] not in stop]
         if not live:
             break
     return sorted(complete, key=lambda h: (-h.per_token, h.ids))[:best]
+
+
+def _restrict(totals: npt.NDArray[np.float64], live: list[Hypothesis], only: Filter) -> None:
+    for row, hypothesis in zip(totals, live, strict=True):
+        allowed = only.allowed(hypothesis.ids)
+        if allowed is not None:
+            kept = np.array([i for i in allowed if i < len(row)], np.intp)
+            values = row[kept]
+            row[:] = -np.inf
+            row[kept] = values
+
+
+def _likeliest(totals: npt.NDArray[np.float64], live: list[Hypothesis]) -> Iterator[Hypothesis]:
+    """Yield the hypotheses one id longer, best first; of equals that of the lower ids first."""
+    flat = totals.ravel()
+    done, most = 0, 64
+    while done < len(flat):
+        most = min(most, len(flat))
+        top = np.flatnonzero(flat >= np.partition(flat, -most)[-most])
+        top = top[np.argsort(-flat[top], kind="stable")]
+        for i in top[done:].tolist():
+            if not np.isfinite(flat[i]):
+                return
+            row, id = divmod(i, totals.shape[1])
+            yield Hypothesis((*live[row].ids, id), float(flat[i]))
+        done, most = len(top), len(top) * 16
 
 
 class PooledModel:

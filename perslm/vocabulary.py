@@ -272,6 +272,24 @@ class Vocabulary:
         text: str = self._loaded().decode(kept, skip_special_tokens=False)
         return text
 
+    def pieces(self) -> tuple[str, ...]:
+        """Return what each id adds to a text that goes on before it, by id; "" if nothing.
+
+        That is the token of a word vocabulary; the bytes of an imported tokenizer's token, with the
+        space that it stands for, where U+FFFD replaces bytes that are no whole character.
+        """
+        if self._settings is None:
+            return tuple("" if token is None else token for token in self._tokens)
+        tokenizer = self._loaded()
+        before = tokenizer.encode("a", add_special_tokens=False).ids[-1:]
+        start = len(tokenizer.decode(before, skip_special_tokens=False))
+        known = [i for i, token in enumerate(self._tokens) if token is not None]
+        texts = tokenizer.decode_batch([[*before, i] for i in known], skip_special_tokens=False)
+        found = [""] * self.size
+        for i, text in zip(known, texts, strict=True):
+            found[i] = "" if i in self._special_ids else text[start:]
+        return tuple(found)
+
     def _pieces(self, text: str, names: Iterable[str]) -> list[Sequence]:
         text = _lines(text)
         breaks = [entity for entity in entities(text, names=names) if not _learnable(text, entity)]
