@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ScoreRequest(_message.Message):
-    __slots__ = ("user", "vocabulary", "histories", "candidates", "top_k", "dense", "compact")
+    __slots__ = ("user", "vocabulary", "histories", "candidates", "top_k", "dense", "compact", "timeout_ms")
     USER_FIELD_NUMBER: _ClassVar[int]
     VOCABULARY_FIELD_NUMBER: _ClassVar[int]
     HISTORIES_FIELD_NUMBER: _ClassVar[int]
@@ -15,6 +15,7 @@ class ScoreRequest(_message.Message):
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     DENSE_FIELD_NUMBER: _ClassVar[int]
     COMPACT_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
     user: str
     vocabulary: str
     histories: Rows
@@ -22,7 +23,8 @@ class ScoreRequest(_message.Message):
     top_k: int
     dense: bool
     compact: bool
-    def __init__(self, user: _Optional[str] = ..., vocabulary: _Optional[str] = ..., histories: _Optional[_Union[Rows, _Mapping]] = ..., candidates: _Optional[_Union[Array, _Mapping]] = ..., top_k: _Optional[int] = ..., dense: _Optional[bool] = ..., compact: _Optional[bool] = ...) -> None: ...
+    timeout_ms: int
+    def __init__(self, user: _Optional[str] = ..., vocabulary: _Optional[str] = ..., histories: _Optional[_Union[Rows, _Mapping]] = ..., candidates: _Optional[_Union[Array, _Mapping]] = ..., top_k: _Optional[int] = ..., dense: _Optional[bool] = ..., compact: _Optional[bool] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
 
 class ScoreAnswer(_message.Message):
     __slots__ = ("status", "reason", "generation", "order", "weights", "logprobs", "ids")
@@ -51,14 +53,16 @@ class StreamAnswer(_message.Message):
     def __init__(self, answer: _Optional[_Union[ScoreAnswer, _Mapping]] = ..., problem: _Optional[_Union[Problem, _Mapping]] = ...) -> None: ...
 
 class Problem(_message.Message):
-    __slots__ = ("status", "code", "message")
+    __slots__ = ("status", "code", "message", "request_id")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     status: int
     code: str
     message: str
-    def __init__(self, status: _Optional[int] = ..., code: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+    request_id: str
+    def __init__(self, status: _Optional[int] = ..., code: _Optional[str] = ..., message: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class Array(_message.Message):
     __slots__ = ("n", "k", "data")
