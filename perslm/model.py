@@ -19,6 +19,7 @@ users by ``perslm.store``.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate, chain
@@ -37,6 +38,7 @@ from perslm.interpolate import DEFAULT_WEIGHT, Float32Array, check_out, check_we
 
 if TYPE_CHECKING:
     from perslm.vocabulary import Vocabulary
+    from perslm.wire import Query
 
 Histories: TypeAlias = Sequence[Sequence[int]] | AnyIntegers
 Candidates: TypeAlias = Sequence[Sequence[int]] | AnyIntegers
@@ -93,6 +95,7 @@ class PersonalModel:
         self.generation = generation
         # a model of nothing has no distribution to mix in
         self.weight = check_weight(weight) if engine.tokens else 0.0
+        self._packed_weight = struct.pack("<f", self.weight)
 
     @classmethod
     def from_blob(
@@ -240,6 +243,15 @@ class PersonalModel:
         logprobs, behind = np.empty(ids.shape, _FLOAT32), np.empty(ids.shape, _UINT32)
         self._engine.score(state, ids, logprobs, behind)
         return logprobs, behind
+
+    def answer(self, query: Query) -> tuple[bytes, bytes]:
+        """Return λ of each history and ln p of each candidate: float32[n] and [n, k], as bytes.
+
+        What :meth:`states`, :meth:`weights` and :meth:`score` would say, in one call and for one
+        who sends it on. The bytes are little-endian.
+        """
+        _, logprobs = query.answer(self._engine)  # type: ignore[arg-type]  # queries are native
+        return self._packed_weight * query.n, logprobs
 
     @property
     def events(self) -> UInt32Array:

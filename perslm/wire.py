@@ -12,19 +12,25 @@ So the float32 array [[0.5, 1.0]] is ``{"dtype": "<f4", "shape": [1, 2], "data":
 Readers check everything and copy nothing: an array shares the memory of the message it came in,
 and is read-only. The requests that carry these arrays are the business of ``service.codec`` on one
 side and ``perslm.client`` on the other.
+
+One request is so frequent that the kernel reads it whole: :func:`plain_query`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from perslm import _backend
 from perslm.counts import AnyIntegers, UInt32Array
 from perslm.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from perslm._kernel._native import Query as Query
 
 DType: TypeAlias = Literal["<f4", "<u4"]
 
@@ -67,6 +73,24 @@ def unpack_rows(packed: object) -> list[UInt32Array]:
         rows.append(flat[begin : begin + length])
         begin += length
     return rows
+
+
+def plain_query(body: bytes, max_histories: int) -> Query | None:
+    """Return the request to score candidates that msgpack holds, or None if it is not plain.
+
+    A plain request has ``user``, ``vocabulary``, at most ``max_histories`` ``histories`` and as
+    many rows of ``candidates`` in the binary forms, at least one of each, and nothing else. Others
+    may be as good, and without the kernel none is plain: the readers of every request take them,
+    or say what is wrong.
+    """
+    native = _backend.native
+    return None if native is None else native.Query.from_msgpack(body, max_histories)
+
+
+def plain_query_of_protobuf(body: bytes, max_histories: int) -> Query | None:
+    """Return what :func:`plain_query` does, of a ScoreRequest, which may have ``timeout_ms``."""
+    native = _backend.native
+    return None if native is None else native.Query.from_protobuf(body, max_histories)
 
 
 def _parts(packed: object, dtype: DType, sizes: str) -> tuple[list[int], bytes]:

@@ -94,6 +94,29 @@ class Model:
         self, states: _UInt32, weights: _Float32, global_logprobs: _Float32, out: _Float32
     ) -> None: ...
 
+class Query:
+    """A plain request to score candidates; ``perslm.wire.plain_query`` says what that is.
+
+    ``timeout_ms`` is −1 where the request has none.
+    """
+
+    @staticmethod
+    def from_msgpack(body: bytes, max_histories: int) -> Query | None: ...
+    @staticmethod
+    def from_protobuf(body: bytes, max_histories: int) -> Query | None: ...
+    @property
+    def user(self) -> str: ...
+    @property
+    def vocabulary(self) -> str: ...
+    @property
+    def n(self) -> int: ...
+    @property
+    def k(self) -> int: ...
+    @property
+    def timeout_ms(self) -> int: ...
+    def answer(self, model: Model) -> tuple[bytes, bytes]:
+        """Return the states uint32[n] of the histories, and the candidates' ln p float32[n, k]."""
+
 def mix_columns(
     global_logprobs: _Float32,
     weights: _Float32,

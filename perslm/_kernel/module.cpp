@@ -6,4 +6,5 @@ NB_MODULE(_native, module) {
   perslm::bind_counts(module);
   perslm::bind_codec(module);
   perslm::bind_model(module);
+  perslm::bind_query(module);
 }
