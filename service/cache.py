@@ -111,6 +111,15 @@ class ModelCache:
         """Return the user's entry if it is fresh: at once, without asking the store."""
         return self._fresh((tenant, user))
 
+    def hit(self, user: str, tenant: str = DEFAULT_TENANT) -> Entry | None:
+        """Return what ``get`` would without asking the store, and count it; None if it would."""
+        with self._mutex:
+            entry = self._touched((tenant, user))
+            if entry is None or self._clock() >= entry.due:
+                return None
+            self.figures.hits += 1
+            return entry
+
     def get(
         self, user: str, tenant: str = DEFAULT_TENANT, *, seconds: float | None = None
     ) -> Entry:

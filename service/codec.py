@@ -19,11 +19,15 @@ digits, so that reading it as a double and rounding to float32 gives the same bi
 
 Whatever the bytes, :func:`decode` returns a request whose fields have the right types and ranges,
 or raises RequestError. What fields mean, and whether they fit together, is ``service.core``'s.
+
+The step of a beam search goes from bytes to bytes: ``perslm.wire.plain_query`` reads it, and its
+answer is put into a :func:`frame`. What they read and write is what the others do.
 """
 
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import Any, Final, Literal, NoReturn, TypeAlias
 
 import msgpack
@@ -33,7 +37,7 @@ from perslm import wire
 from perslm.counts import MAX_ORDER
 from perslm.errors import ArgumentError
 from perslm.model import Candidates
-from service.core import RequestError, ScoreAnswer, ScoreRequest, too_many_histories
+from service.core import RequestError, ScoreAnswer, ScoreRequest, Status, too_many_histories
 
 Format: TypeAlias = Literal["json", "msgpack"]
 
@@ -93,6 +97,20 @@ def encode(answer: ScoreAnswer, form: Format) -> bytes:
     if answer.ids is not None:
         fields["ids"] = answer.ids.tolist()
     return json.dumps(fields, allow_nan=False, separators=(",", ":")).encode()
+
+
+@lru_cache(maxsize=4096)
+def frame(
+    status: Status, reason: str, generation: int, order: int, n: int, k: int
+) -> tuple[bytes, bytes]:
+    """Return what msgpack has around the arrays of an answer for candidates: a ``core.Frame``."""
+    values = np.zeros((n, k), np.float32)
+    whole = encode(
+        ScoreAnswer(status, reason, generation, order, np.zeros(n, np.float32), values), "msgpack"
+    )
+    last: bytes = msgpack.packb("logprobs") + msgpack.packb(wire.pack_array(values, "<f4"))
+    between = last[: -4 * n * k]
+    return whole[: -len(last) - 4 * n], between
 
 
 def _read(body: bytes, form: Format) -> Any:

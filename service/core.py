@@ -21,20 +21,27 @@ here, and decide nothing. The rules:
   remedy, never the content.
 * Management of users (metadata, blob, deletion) is no beam search: its failures are exceptions of
   ``perslm.errors``.
+* Nobody waits beyond a deadline. What a caller says is one (a time of time.monotonic());
+  management has :data:`MANAGEMENT_SECONDS` at most.
 
-Models come from ``service.cache``.
+Models come from ``service.cache``. A request is scored in one of two ways with the same answer:
+:meth:`ScoringService.answer` is for the step of a beam search whose user's model is in memory, from
+bytes to bytes; :meth:`ScoringService.score` is for all there can be.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+import struct
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
 
+from perslm._store_keys import of_user
 from perslm.counts import UInt32Array
 from perslm.errors import ArgumentError, BlobError, NoModelError, StoreUnavailableError
 from perslm.interpolate import Float32Array
@@ -44,6 +51,9 @@ from service.cache import ModelCache
 from service.gate import Gate
 from service.metrics import Metrics, Watch
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from perslm.wire import Query
 
 Status: TypeAlias = Literal["ok", "no_model", "vocabulary_mismatch", "degraded"]
 
@@ -57,6 +67,14 @@ _STATUS: Final[dict[str, Status]] = {
 
 _QUICK_VALUES: Final = 1 << 16
 """An answer of at most so many log-probabilities takes well under a millisecond."""
+
+MANAGEMENT_SECONDS: Final = 5.0
+"""How long a request that is not for scores may take."""
+
+_MINUS_INFINITY: Final = struct.pack("<f", -math.inf)
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 class RequestError(ArgumentError):
@@ -72,6 +90,11 @@ def too_many_histories(most: int) -> RequestError:
     return RequestError(
         "too_many_histories", f"at most {most} histories fit into one request: send more requests"
     )
+
+
+def deadline_exceeded() -> RequestError:
+    """Return the error for a request whose caller waits no longer."""
+    return RequestError("deadline_exceeded", "the deadline passed before there was an answer")
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -113,6 +136,14 @@ class ScoreAnswer:
     ids: UInt32Array | None = None
 
 
+Frame: TypeAlias = Callable[[Status, str, int, int, int, int], tuple[bytes, bytes]]
+"""What a format writes before an answer's weights, and between them and its log-probabilities.
+
+Given are the answer's status, reason, generation and order, and the n and k of its arrays, which
+are written as they are in memory, row after row and little-endian; nothing comes after them.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class UserModel:
     """Metadata of a user's published model.
@@ -150,6 +181,7 @@ class ScoringService:
         self._settings = settings
         self._cache = cache if cache is not None else ModelCache(store, settings)
         self._tenant = DEFAULT_TENANT
+        self._quick_values = min(_QUICK_VALUES, settings.max_answer_values)
         self.metrics = Metrics(self._cache.figures)
         self.gate = Gate(settings)
 
@@ -161,6 +193,36 @@ class ScoringService:
         other._tenant = tenant
         other._store = self._store.of_tenant(tenant)
         return other
+
+    def answer(self, query: Query, frame: Frame, watch: Watch) -> bytes | None:
+        """Score a plain request at once; return None if that needs the store, or long.
+
+        Then :meth:`score` has the answer, or the reason why there is none. ``watch`` is told as
+        there, and the answer has the same bits.
+        """
+        n, k = query.n, query.k
+        if n * k > self._quick_values:
+            return None
+        entry = self._cache.hit(query.user, self._tenant)
+        if entry is None:
+            return None
+        watch.lap("model")
+        model = entry.model
+        if isinstance(model, PersonalModel) and model.metadata.fingerprint == query.vocabulary:
+            weights, logprobs = model.answer(query)
+            watch.lap("score")
+            reason = "stale" if entry.stale else "ok"
+            before, between = frame("ok", reason, entry.generation, model.order, n, k)
+            watch.reason = reason
+        else:
+            reason = model.reason if isinstance(model, NullModel) else "vocabulary_mismatch"
+            weights, logprobs = bytes(4 * n), _MINUS_INFINITY * (n * k)
+            watch.lap("score")
+            watch.status, watch.reason = _STATUS[reason], reason
+            before, between = frame(_STATUS[reason], reason, 0, 0, n, k)
+        encoded = b"".join((before, weights, between, logprobs))
+        watch.lap("encode")
+        return encoded
 
     def score(
         self, request: ScoreRequest, deadline: float = math.inf, watch: Watch | None = None
@@ -190,6 +252,8 @@ class ScoringService:
         watch.lap("model")
         model = entry.model
         if isinstance(model, NullModel):
+            if model.reason == "loading":  # the store would have refused it, had it been asked
+                _check_user(request.user)
             return _nothing(model.reason, n, columns, request)
         if model.vocabulary_fingerprint != request.vocabulary:
             return _nothing("vocabulary_mismatch", n, columns, request)
@@ -222,6 +286,33 @@ class ScoringService:
         else:  # both look at everything that the user ever wrote
             columns = entry.model.vocabulary_size
         return len(request.histories) * columns <= _QUICK_VALUES
+
+    async def run(
+        self, deadline: float, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
+        """Return what ``work`` returns, in a thread of the gate; for what scores.
+
+        Raises RequestError at ``deadline``, whatever still runs then.
+        """
+        try:
+            return await self.gate.run_until(deadline, work, *args, **kwargs)
+        except TimeoutError:
+            raise deadline_exceeded() from None
+
+    async def manage(self, deadline: float, work: Callable[[str], _T], user: str) -> _T:
+        """Return what ``work`` does for ``user``, in a thread of the gate; for what manages users.
+
+        Raises RequestError for an impossible user id, and at ``deadline``, StoreUnavailableError
+        after ``MANAGEMENT_SECONDS``. What has begun by then goes on: a deletion may yet be done.
+        """
+        _check_user(user)
+        latest = time.monotonic() + MANAGEMENT_SECONDS
+        try:
+            return await self.gate.run_until(min(deadline, latest), work, user)
+        except TimeoutError:
+            if deadline <= latest:
+                raise deadline_exceeded() from None
+            raise StoreUnavailableError("the store takes too long") from None
 
     def model(self, user: str) -> UserModel:
         """Return what is known of the user's model.
@@ -268,7 +359,8 @@ class ScoringService:
             existed = self._store.forget(user)
         except ArgumentError as error:
             raise RequestError("invalid_user", str(error)) from error
-        self._cache.drop(user, self._tenant)
+        finally:  # also when the store's reply was lost: it may have done it
+            self._cache.drop(user, self._tenant)
         if not existed:
             raise NoModelError("the user has no published model")
 
@@ -305,6 +397,13 @@ class ScoringService:
                 f"one request may need at most {self._settings.max_answer_values} "
                 "log-probabilities: send fewer histories at a time, or ask for less",
             )
+
+
+def _check_user(user: str) -> None:
+    try:
+        of_user(DEFAULT_TENANT, user)
+    except ArgumentError as error:
+        raise RequestError("invalid_user", str(error)) from error
 
 
 def _columns(candidates: Candidates, n: int) -> int:

@@ -3,14 +3,16 @@
 Everything that blocks or computes for long goes through one :class:`Gate`, whatever the transport.
 When as many requests wait as may, the next is refused at once, before anything is done for it: so
 those that were let in are answered about as fast as ever, and callers learn early to go elsewhere
-or on without. What is answered on the event loop is not counted here; it takes well under a
-millisecond each, and waits for nobody.
+or on without. What is answered on the event loop takes well under a millisecond each; of that, a
+:class:`Turn` bounds how much comes at once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
@@ -43,13 +45,32 @@ class Gate:
 
         If the caller is cancelled while it waits, the work is not begun.
         """
+        return await asyncio.wrap_future(self._submit(work, *args, **kwargs))
+
+    async def run_until(
+        self, deadline: float, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
+        """Do as :meth:`run`, but raise TimeoutError at ``deadline``, of time.monotonic().
+
+        Work that has not begun by then is not done; what has begun goes on, and nobody hears of it.
+        """
+        if deadline == math.inf:
+            return await self.run(work, *args, **kwargs)
+        running = asyncio.wrap_future(self._submit(work, *args, **kwargs))
+        done, _ = await asyncio.wait((running,), timeout=max(0.0, deadline - time.monotonic()))
+        if done:
+            return running.result()
+        running.cancel()
+        raise TimeoutError
+
+    def _submit(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         with self._mutex:
             if self._admitted >= self._most:
                 raise OverloadedError
             self._admitted += 1
         done = self._workers.submit(work, *args, **kwargs)
         done.add_done_callback(self._leave)
-        return await asyncio.wrap_future(done)
+        return done
 
     def _leave(self, done: Future[_T]) -> None:
         with self._mutex:
