@@ -4,11 +4,16 @@
 core and write bytes; the formats are in ``service.codec``, the documentation of the routes in
 ``service.openapi``, the words for what went wrong in ``service.problems``. FastAPI documents and
 routes; its validation and serialization are left out of the way (:class:`_PlainRoute`), for they
-would take longer than the scoring does.
+would take longer than the scoring does. What a beam search asks at every step does not even wait
+for the routing: :class:`App` answers it in front of that.
 
 What blocks runs in a worker thread: anything that asks the store, large bodies, large answers;
 ``service.gate`` bounds how much of that there is at once. A small request for a model that is in
 memory is answered on the event loop, because a change of threads would cost more than the answer.
+
+**Deadlines.** ``Perslm-Timeout-Ms: 250`` (1 to 9 digits, not 0; anything else is as if it were not
+there) says how long the caller waits, counted from here. After that the answer is 504
+``deadline_exceeded``, whatever still runs.
 
 **Who may.** Every handler of a user's data asks ``service.auth`` before anything else. Probes and
 the documentation are open to all: they say nothing of anybody. Metrics are the operator's.
@@ -17,15 +22,19 @@ the documentation are open to all: they say nothing of anybody. Metrics are the 
 (``service.problems``), with an id in ``X-Request-Id`` that the log has, too. User ids are in
 paths, so there is no access log.
 
-Every request has a watch of ``service.metrics``, in its ASGI scope.
+Every request has a watch of ``service.metrics``, in its ASGI scope or beside it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
+import math
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import asdict
-from typing import Any, Final, TypeVar
+from functools import partial
+from typing import Any, Final, TypeAlias
 from urllib.parse import unquote
 
 from anyio import to_thread
@@ -35,11 +44,12 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from perslm.errors import PerslmError, StoreError
+from perslm.wire import plain_query
 from service import openapi
 from service.audit import Audit
 from service.auth import CHALLENGE, Authenticator, Principal
-from service.codec import Format, decode, encode
-from service.core import RequestError, ScoringService
+from service.codec import Format, decode, encode, frame
+from service.core import RequestError, ScoreRequest, ScoringService, deadline_exceeded
 from service.logs import log_refusal
 from service.metrics import CONTENT_TYPE, Metrics, Watch
 from service.problems import Problem, problem_of
@@ -57,12 +67,14 @@ _MEDIA_TYPES: Final[dict[Format, str]] = {
 }
 _STATUS_OF_CODE: Final = {
     "malformed_body": 400,
+    "disconnected": 400,
     "unauthenticated": 401,
     "forbidden": 403,
     "unknown_user": 404,
     "body_too_large": 413,
     "unsupported_media_type": 415,
     "internal": 500,
+    "deadline_exceeded": 504,
     "overloaded": 503,
     "bad_blob": 503,
     "store_unavailable": 503,
@@ -72,15 +84,57 @@ _RETRY_SECONDS: Final = 1
 _SMALL_BODY_BYTES: Final = 1 << 16
 _WATCH: Final = "perslm.watch"
 
-_T = TypeVar("_T")
+_SCORE_PATH: Final = "/v1/score"
+_TIMEOUT_HEADER: Final = b"perslm-timeout-ms"
+_HEADERS: Final = frozenset((b"authorization", b"content-type", b"accept", _TIMEOUT_HEADER))
+_PACKED: Final = b"application/msgpack"
+
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+"""The headers of a response, without that for its length."""
+
+Hot: TypeAlias = Callable[[Scope, Receive, Watch], Awaitable[tuple[Headers, bytes]]]
+"""A handler that gets a request as ASGI has it, and returns headers and content of a 200."""
 
 
-def create_app(settings: Settings, service: ScoringService) -> FastAPI:
+class App(FastAPI):
+    """The documented application, in front of whose routes ``hot`` answers POST to some paths.
+
+    The path alone decides, so that nothing is done for such a request that its handler does not
+    need. Each is counted and its refusal answered and logged, as those of all other routes are.
+    """
+
+    def __init__(self, metrics: Metrics, **about: Any) -> None:
+        super().__init__(**about)
+        self.hot: dict[str, tuple[str, Hot]] = {}  # by path: the name for metrics, and the handler
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        found = self.hot.get(scope["path"]) if scope["type"] == "http" else None
+        if found is None or scope["method"] != "POST":
+            await super().__call__(scope, receive, send)
+            return
+        route, handler = found
+        watch = self._metrics.watch("http", route)
+        try:
+            headers, content = await handler(scope, receive, watch)
+        except Exception as error:  # noqa: BLE001 - the last line: whatever it is must not get out
+            await _refusal(problem_of(error), watch)(scope, receive, send)
+        else:
+            headers.append((b"content-length", b"%d" % len(content)))
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": content})
+        watch.end()
+        log_refusal(watch)
+
+
+def create_app(settings: Settings, service: ScoringService) -> App:
     """Return the application that answers with ``service``, those whom ``settings`` admit.
 
     Raises ArgumentError or OSError for a file of keys or secrets that cannot be used.
     """
-    app = FastAPI(
+    app = App(
+        service.metrics,
         title="perslm",
         version="1",
         description=openapi.DESCRIPTION,
@@ -92,7 +146,7 @@ def create_app(settings: Settings, service: ScoringService) -> FastAPI:
     handlers = _Handlers(service, settings)
     user = "/v1/users/{user}"
     for path, method, handler, documentation in (
-        ("/v1/score", "POST", handlers.score, openapi.SCORE),
+        (_SCORE_PATH, "POST", _score_in_front, openapi.SCORE),
         (f"{user}/model", "GET", handlers.model, openapi.MODEL),
         (user, "GET", handlers.user, openapi.USER),
         (user, "DELETE", handlers.forget, openapi.FORGET),
@@ -109,6 +163,7 @@ def create_app(settings: Settings, service: ScoringService) -> FastAPI:
             openapi_extra=documentation,
         )
         app.router.routes.append(route)
+    app.hot[_SCORE_PATH] = "score", handlers.score
     return app
 
 
@@ -121,31 +176,42 @@ class _Handlers:
         self._authenticator = Authenticator(settings)
         self._audit = Audit(settings)
 
-    async def score(self, request: Request) -> Response:
-        watch = _watch(request)
-        principal = self._principal(request)
-        form = _FORMATS.get(_media_type(request.headers.get("content-type", "")))
+    async def score(self, scope: Scope, receive: Receive, watch: Watch) -> tuple[Headers, bytes]:
+        given = _given(scope)
+        milliseconds, authorization = given.get(_TIMEOUT_HEADER), given.get(b"authorization")
+        deadline = math.inf if milliseconds is None else _deadline(milliseconds)
+        principal = self._authenticator.authenticate(
+            None if authorization is None else authorization.decode("latin-1")
+        )
+        media_type, accept = given.get(b"content-type", b""), given.get(b"accept", b"")
+        form = _form(media_type)
         if form is None:
             raise RequestError(
                 "unsupported_media_type",
                 "send application/msgpack or application/json, and say so in Content-Type",
             )
-        body = await _read_body(request, self._settings.max_body_bytes)
+        body = await _body(receive, self._settings.max_body_bytes, deadline)
         watch.lap("receive")
-        wanted = _accepted(request.headers.get("accept", ""), form)
+        wanted = _accepted(accept, form)
+        service = self._service.of_tenant(principal.tenant)
         most = self._settings.max_histories
-        asked = await self._call(len(body) <= _SMALL_BODY_BYTES, lambda: decode(body, form, most))
+        if form == wanted == "msgpack" and len(body) <= _SMALL_BODY_BYTES:
+            query = plain_query(body, most)
+            if query is not None:
+                principal.require("score", query.user)
+                watch.lap("decode")
+                scored = service.answer(query, frame, watch)
+                if scored is not None:
+                    return [(b"content-type", _PACKED)], scored
+        if len(body) <= _SMALL_BODY_BYTES:
+            asked = decode(body, form, most)
+        else:
+            asked = await service.run(deadline, decode, body, form, most)
         watch.lap("decode")
         principal.require("score", asked.user)
-        service = self._service.of_tenant(principal.tenant)
-
-        def answer() -> bytes:
-            encoded = encode(service.score(asked, watch=watch), wanted)
-            watch.lap("encode")
-            return encoded
-
-        content = await self._call(service.is_quick(asked), answer)
-        return Response(content, media_type=_MEDIA_TYPES[wanted])
+        work = partial(_scored, service, asked, wanted, deadline, watch)
+        content = work() if service.is_quick(asked) else await service.run(deadline, work)
+        return [(b"content-type", _MEDIA_TYPES[wanted].encode())], content
 
     async def model(self, request: Request) -> Response:
         principal = self._principal(request)
@@ -155,7 +221,8 @@ class _Handlers:
         with self._audit.recorded("export", principal, user) as request_id:
             _watch(request).request_id = request_id
             principal.require("model:read", user)
-            found = await service.gate.run(service.blob, user, unless=known)
+            blob = partial(service.blob, unless=known)
+            found = await service.manage(_deadline_of(request), blob, user)
         if isinstance(found, int):
             headers = {"etag": f'"{found}"', "x-request-id": request_id}
             return Response(status_code=304, headers=headers)
@@ -177,7 +244,7 @@ class _Handlers:
         # who scores step by step must know the order, and sees no more of the model by it
         principal.require("score" if "score" in principal.scopes else "model:read", user)
         service = self._service.of_tenant(principal.tenant)
-        return _json(asdict(await service.gate.run(service.model, user)))
+        return _json(asdict(await service.manage(_deadline_of(request), service.model, user)))
 
     async def forget(self, request: Request) -> Response:
         principal = self._principal(request)
@@ -186,7 +253,7 @@ class _Handlers:
         with self._audit.recorded("forget", principal, user) as request_id:
             _watch(request).request_id = request_id
             principal.require("forget", user)
-            await service.gate.run(service.forget, user)
+            await service.manage(_deadline_of(request), service.forget, user)
         return Response(status_code=204, headers={"x-request-id": request_id})
 
     async def healthz(self, request: Request) -> Response:
@@ -203,10 +270,6 @@ class _Handlers:
         self._principal(request).require("admin")
         text = await to_thread.run_sync(self._service.metrics.text)
         return Response(text, headers={"content-type": CONTENT_TYPE})
-
-    async def _call(self, quick: bool, work: Callable[[], _T]) -> _T:
-        """Do ``work`` here and now if it is quick, else in a thread."""
-        return work() if quick else await self._service.gate.run(work)
 
     def _principal(self, request: Request) -> Principal:
         return self._authenticator.authenticate(request.headers.get("authorization"))
@@ -270,28 +333,84 @@ def _watch(request: Request) -> Watch:
     return watch
 
 
-async def _read_body(request: Request, limit: int) -> bytes:
-    parts = []
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > limit:
-            raise RequestError(
-                "body_too_large",
-                f"a body has at most {limit} bytes: send fewer histories at a time",
-            )
-        parts.append(part)
-    return b"".join(parts)
+async def _score_in_front(request: Request) -> Response:
+    """Stand for the route in the document; ``App`` answers it."""
+    raise HTTPException(404)
 
 
-def _media_type(header: str) -> str:
-    return header.partition(";")[0].strip().lower()
+def _scored(
+    service: ScoringService, asked: ScoreRequest, form: Format, deadline: float, watch: Watch
+) -> bytes:
+    if time.monotonic() >= deadline:
+        raise deadline_exceeded()
+    encoded = encode(service.score(asked, deadline, watch), form)
+    watch.lap("encode")
+    return encoded
 
 
-def _accepted(header: str, default: Format) -> Format:
+async def _body(receive: Receive, limit: int, deadline: float) -> bytes:
+    """Return the body; raises RequestError if it is too large or late."""
+    message = await (receive() if deadline == math.inf else _message(receive, deadline))
+    body: bytes = message.get("body", b"")
+    if message.get("more_body", False):
+        parts = [body]
+        size = len(body)
+        while message.get("more_body", False) and size <= limit:
+            message = await (receive() if deadline == math.inf else _message(receive, deadline))
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+        body = b"".join(parts)
+    if len(body) > limit:
+        raise RequestError(
+            "body_too_large",
+            f"a body has at most {limit} bytes: send fewer histories at a time",
+        )
+    if message["type"] == "http.disconnect":  # nobody will read this
+        raise RequestError("disconnected", "the caller hung up before its request was complete")
+    return body
+
+
+async def _message(receive: Receive, deadline: float) -> Message:
+    try:
+        async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+            return await receive()
+    except TimeoutError:
+        raise deadline_exceeded() from None
+
+
+def _given(scope: Scope) -> dict[bytes, bytes]:
+    """Return the first of each of the headers that are looked at."""
+    found: dict[bytes, bytes] = {}
+    for name, value in scope["headers"]:
+        if name in _HEADERS and name not in found:
+            found[name] = value
+    return found
+
+
+def _deadline(milliseconds: bytes) -> float:
+    """Return until when the caller waits, of time.monotonic(), by the header that says so."""
+    if not milliseconds.isdigit() or len(milliseconds) > 9 or not int(milliseconds):
+        return math.inf
+    return time.monotonic() + int(milliseconds) / 1000
+
+
+def _deadline_of(request: Request) -> float:
+    return _deadline(_given(request.scope).get(_TIMEOUT_HEADER, b""))
+
+
+def _form(header: bytes) -> Format | None:
+    """Return the format that a Content-Type header names."""
+    if header == _PACKED:
+        return "msgpack"
+    return _FORMATS.get(header.decode("latin-1").partition(";")[0].strip().lower())
+
+
+def _accepted(header: bytes, default: Format) -> Format:
     """Return the first format that an Accept header names, else the one of the request."""
-    for offer in header.split(","):
-        form = _FORMATS.get(_media_type(offer))
+    if not header:
+        return default
+    for offer in header.split(b","):
+        form = _form(offer)
         if form is not None:
             return form
     return default
