@@ -5,8 +5,11 @@ themselves, so that what cannot be parsed is refused like any other bad request.
 and whether they fit together, is ``service.core``'s, as for HTTP.
 
 What blocks runs in a worker thread; a small request for a model that is in memory is answered on
-the event loop. On a stream each request is answered before the next is read. A request whose
-deadline has passed is not computed, wherever it waited.
+the event loop. On a stream each request is answered before the next is read.
+
+**Deadlines.** That of a call is gRPC's; on a stream each request may have a ``timeout_ms`` of its
+own, counted from when it was read. What has passed is not computed, wherever it waited, and nobody
+waits for what takes longer: the status is DEADLINE_EXCEEDED, on a stream that of a problem.
 
 **What leaves.** Refusals are those of ``service.problems``: a status, the code in the trailing
 metadata ``perslm-code``, a fixed text. Who calls is told by the metadata ``authorization``, which
@@ -23,6 +26,7 @@ import struct
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
 from typing import Final, Literal, NoReturn, TypeAlias, TypeVar
 
 import grpc
@@ -36,13 +40,17 @@ from grpc_reflection.v1alpha import reflection
 from perslm.counts import MAX_ORDER
 from perslm.errors import ArgumentError, StoreError
 from perslm.v1 import scorer_pb2
+from perslm.wire import plain_query_of_protobuf
 from service.audit import Audit
 from service.auth import Authenticator, Principal
 from service.core import (
+    Frame,
     RequestError,
     ScoreAnswer,
     ScoreRequest,
     ScoringService,
+    Status,
+    deadline_exceeded,
     too_many_histories,
 )
 from service.logs import log_refusal
@@ -84,7 +92,7 @@ _M = TypeVar("_M", bound=Message)
 class _Call:
     """What a request has beside its message.
 
-    ``deadline`` is of time.monotonic(). On a stream each request has a ``watch`` of its own.
+    ``deadline`` is of time.monotonic(). On a stream each request has a call of its own.
     """
 
     authorization: str | None
@@ -99,12 +107,20 @@ class _Call:
         deadline = math.inf if remaining is None else time.monotonic() + remaining
         return cls(given if isinstance(given, str) else None, deadline, watch)
 
+    def allow(self, milliseconds: int) -> None:
+        """Let the request take so long from now; without bound if that is negative.
+
+        Raises RequestError if the deadline has passed.
+        """
+        if milliseconds >= 0:
+            self.deadline = min(self.deadline, time.monotonic() + milliseconds / 1000)
+        if self.deadline != math.inf:
+            self.require_time()
+
     def require_time(self) -> None:
         """Return if the caller still waits; raises RequestError."""
         if time.monotonic() >= self.deadline:
-            raise RequestError(
-                "deadline_exceeded", "the deadline passed before the request was looked at"
-            )
+            raise deadline_exceeded()
 
 
 class Server:
@@ -195,7 +211,8 @@ class Server:
 
     async def _score_stream(self, requests: object, context: _Context) -> None:
         """Answer the requests of a stream one by one, until its end or that of this process."""
-        call = _Call.of(context, self._service.metrics.watch("grpc", "score_stream"))
+        metrics = self._service.metrics
+        stream = _Call.of(context, metrics.watch("grpc", "score_stream"))
         task = asyncio.current_task()
         assert task is not None
         try:
@@ -205,7 +222,18 @@ class Server:
                 self._waiting.discard(task)
                 if not isinstance(body, bytes):  # the end
                     return
-                await context.write((await self._step(body, call)).SerializeToString())
+                watch = metrics.watch("grpc", "score_stream")
+                call = _Call(stream.authorization, stream.deadline, watch)
+                try:
+                    reply = self._at_once(body, call, _stream_frame)
+                    if reply is None:
+                        answer = await self._score(body, call)
+                        reply = scorer_pb2.StreamAnswer(answer=answer).SerializeToString()
+                except Exception as error:  # noqa: BLE001 - whatever it is, the stream goes on
+                    reply = _problem(problem_of(error), watch).SerializeToString()
+                watch.end()
+                log_refusal(watch)
+                await context.write(reply)
         except asyncio.CancelledError:
             if not self._draining or task not in self._waiting:
                 raise
@@ -213,35 +241,39 @@ class Server:
             self._waiting.discard(task)
         await _abort(context, _DRAINING)
 
-    async def _step(self, body: bytes, call: _Call) -> scorer_pb2.StreamAnswer:
-        watch = call.watch = self._service.metrics.watch("grpc", "score_stream")
-        try:
-            answer = scorer_pb2.StreamAnswer(answer=await self._score(body, call))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the stream goes on without it
-            problem = problem_of(error)
-            watch.refused(problem.code, problem.request_id)
-            status: int = _status(problem).value[0]
-            answer = scorer_pb2.StreamAnswer(
-                problem=scorer_pb2.Problem(status=status, code=problem.code, message=_text(problem))
-            )
-        watch.end()
-        log_refusal(watch)
-        return answer
+    def _at_once(self, body: bytes, call: _Call, frame: Frame) -> bytes | None:
+        """Return the answer to a plain request whose model is in memory; None if it is not that."""
+        if len(body) > _SMALL_BODY_BYTES:
+            return None
+        query = plain_query_of_protobuf(body, self._settings.max_histories)
+        if query is None:
+            return None
+        principal = self._authenticator.authenticate(call.authorization)
+        call.allow(query.timeout_ms)
+        principal.require("score", query.user)
+        call.watch.lap("decode")
+        return self._service.of_tenant(principal.tenant).answer(query, frame, call.watch)
 
     async def _score(self, body: bytes, call: _Call) -> scorer_pb2.ScoreAnswer:
         principal = self._principal(call)
         call.require_time()
         most = self._settings.max_histories
+        service = self._service.of_tenant(principal.tenant)
         if len(body) <= _SMALL_BODY_BYTES:
-            request = _request(body, most)
+            message = _parse(scorer_pb2.ScoreRequest, body)
         else:
-            request = await self._service.gate.run(_request, body, most)
+            message = await service.run(call.deadline, _parse, scorer_pb2.ScoreRequest, body)
+        if message.HasField("timeout_ms"):
+            call.allow(message.timeout_ms)
+        if len(body) <= _SMALL_BODY_BYTES:
+            request = _request(message, most)
+        else:
+            request = await service.run(call.deadline, _request, message, most)
         call.watch.lap("decode")
         principal.require("score", request.user)
-        service = self._service.of_tenant(principal.tenant)
         if service.is_quick(request):
             return _scored(service, request, call)
-        return await service.gate.run(_scored, service, request, call)
+        return await service.run(call.deadline, _scored, service, request, call)
 
     async def _user(self, body: bytes, call: _Call) -> scorer_pb2.User:
         principal = self._principal(call)
@@ -250,7 +282,7 @@ class Server:
         principal.require("score" if "score" in principal.scopes else "model:read", user)
         service = self._service.of_tenant(principal.tenant)
         call.require_time()
-        return scorer_pb2.User(**asdict(await service.gate.run(service.model, user)))
+        return scorer_pb2.User(**asdict(await service.manage(call.deadline, service.model, user)))
 
     async def _model(self, body: bytes, call: _Call) -> scorer_pb2.Model:
         principal = self._principal(call)
@@ -260,7 +292,8 @@ class Server:
         with self._audit.recorded("export", principal, asked.user) as call.watch.request_id:
             principal.require("model:read", asked.user)
             call.require_time()
-            found = await service.gate.run(service.blob, asked.user, unless=unless)
+            blob = partial(service.blob, unless=unless)
+            found = await service.manage(call.deadline, blob, asked.user)
         if isinstance(found, int):
             return scorer_pb2.Model(generation=found, unchanged=True)
         return scorer_pb2.Model(
@@ -274,7 +307,7 @@ class Server:
         with self._audit.recorded("forget", principal, user) as call.watch.request_id:
             principal.require("forget", user)
             call.require_time()
-            await service.gate.run(service.forget, user)
+            await service.manage(call.deadline, service.forget, user)
         return scorer_pb2.Forgotten()
 
     def _unary(
@@ -287,7 +320,9 @@ class Server:
             watch = metrics.watch("grpc", route)
             call = _Call.of(context, watch)
             try:
-                reply = (await answer(body, call)).SerializeToString()
+                reply = self._at_once(body, call, _frame) if route == "score" else None
+                if reply is None:
+                    reply = (await answer(body, call)).SerializeToString()
             except Exception as error:  # noqa: BLE001 - whatever it is must not get out
                 problem = problem_of(error)
                 request_id = watch.refused(problem.code, problem.request_id)
@@ -361,9 +396,19 @@ def _parse(kind: type[_M], body: bytes) -> _M:
         ) from None
 
 
-def _request(body: bytes, max_histories: int) -> ScoreRequest:
-    """Return the request in a message; on the hot path, where every call is felt."""
-    message = _parse(scorer_pb2.ScoreRequest, body)
+def _problem(problem: Problem, watch: Watch) -> scorer_pb2.StreamAnswer:
+    """Return the answer on a stream that a problem becomes, and tell the watch."""
+    status: int = _status(problem).value[0]
+    request_id = watch.refused(problem.code, problem.request_id)
+    return scorer_pb2.StreamAnswer(
+        problem=scorer_pb2.Problem(
+            status=status, code=problem.code, message=_text(problem), request_id=request_id
+        )
+    )
+
+
+def _request(message: scorer_pb2.ScoreRequest, max_histories: int) -> ScoreRequest:
+    """Return the request in a message."""
     if not message.HasField("histories"):
         raise RequestError("invalid_request", "the field histories is missing")
     return ScoreRequest(
@@ -416,6 +461,41 @@ def _answer(answer: ScoreAnswer) -> scorer_pb2.ScoreAnswer:
         logprobs=_array(answer.logprobs, "<f4"),
         ids=None if answer.ids is None else _array(np.atleast_2d(answer.ids), "<u4"),
     )
+
+
+@lru_cache(maxsize=4096)
+def _frame(
+    status: Status, reason: str, generation: int, order: int, n: int, k: int
+) -> tuple[bytes, bytes]:
+    """Return what protobuf has around the arrays of a ScoreAnswer for candidates."""
+    whole = _blank(status, reason, generation, order, n, k).SerializeToString()
+    return _around(whole, n, k)
+
+
+@lru_cache(maxsize=4096)
+def _stream_frame(
+    status: Status, reason: str, generation: int, order: int, n: int, k: int
+) -> tuple[bytes, bytes]:
+    """Return what protobuf has around the arrays of such an answer on a stream."""
+    blank = _blank(status, reason, generation, order, n, k)
+    return _around(scorer_pb2.StreamAnswer(answer=blank).SerializeToString(), n, k)
+
+
+def _blank(
+    status: Status, reason: str, generation: int, order: int, n: int, k: int
+) -> scorer_pb2.ScoreAnswer:
+    weights, logprobs = np.zeros(n, np.float32), np.zeros((n, k), np.float32)
+    return _answer(ScoreAnswer(status, reason, generation, order, weights, logprobs))
+
+
+def _around(whole: bytes, n: int, k: int) -> tuple[bytes, bytes]:
+    """Return what is before and between the weights and log-probabilities of a message.
+
+    Fields are written in the order of their numbers: nothing comes after the log-probabilities.
+    """
+    logprobs = scorer_pb2.Array(n=n, k=k, data=bytes(4 * n * k))
+    last = scorer_pb2.ScoreAnswer(logprobs=logprobs).SerializeToString()
+    return whole[: -len(last) - 4 * n], last[: -4 * n * k]
 
 
 def _array(rows: npt.NDArray[np.generic], dtype: Literal["<f4", "<u4"]) -> scorer_pb2.Array:

@@ -89,6 +89,11 @@ def ask_stream(call: GrpcCaller, fields: dict[str, Any]) -> dict[str, Any]:
         stream.send(score_request(fields))
     answers = [stream.receive(), stream.receive()]
     stream.send(None)
+    ids = [answer.problem.request_id for answer in answers]
+    if answers[0].HasField("problem"):
+        assert len(set(ids)) == 2
+        for answer in answers:
+            answer.problem.ClearField("request_id")
     assert answers[0] == answers[1]
     if answers[0].HasField("problem"):
         problem = answers[0].problem
