@@ -49,6 +49,11 @@ def heads(namespace: str) -> str:
     return f"{namespace}:head:{{*"
 
 
+def all_heads(installation: str) -> str:
+    """Return a pattern of the heads of all tenants; ``owner`` sorts out what else it finds."""
+    return f"{installation}*:head:{{*"
+
+
 def owner(head: str, installation: str) -> tuple[str, str] | None:
     """Return the tenant and the user whose head this is, or None if it is no head."""
     place, separator, tag = head.partition(":head:{")

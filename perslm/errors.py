@@ -8,6 +8,7 @@
     ├── VocabularyError          a vocabulary file cannot be read or built
     │   └── VocabularyMismatchError   two vocabularies meet that are not the same
     ├── BlobError                bytes are not a model that this version reads
+    │   └── DecryptionError           an encrypted model, and no key for it
     ├── AutomatonError           an automaton breaks one of its invariants
     ├── InteropError             an ARPA or OpenFst file cannot be read or written
     ├── SourceError              a mail source cannot be read
@@ -99,6 +100,15 @@ class BlobError(PerslmError):
             f"not a readable model{where}: {reason}; build the user again, or roll back to the "
             "previous generation"
         )
+
+
+class DecryptionError(BlobError):
+    """A stored model is encrypted and cannot be decrypted: the key is missing, or does not fit."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        self.reason = reason
+        self.offset = None
+        Exception.__init__(self, f"the model cannot be decrypted: {reason}; {remedy}")
 
 
 class AutomatonError(PerslmError):

@@ -15,7 +15,8 @@ comes last because Kvrocks can only search for prefixes.
 =========================  ======  ==========================================  ====================
 key                        type    holds                                       lives
 =========================  ======  ==========================================  ====================
-``perslm:head:{<user>}``   hash    ``generation``, ``fence``: the pointer      while published
+``perslm:head:{<user>}``   hash    ``generation``, ``fence``: the pointer;     while published
+                                   ``key``: the user's data key, if encrypted
 ``perslm:slot:{<user>}:i`` hash    generation n, where i = n mod 8: its        current: for ever,
                                    ``blob``, ``generation``, ``previous``,     superseded: 7 days,
                                    ``nonce``, and what ``UserInfo`` shows      at most 7 of them
@@ -42,6 +43,11 @@ was running cannot bring the user back; one begun later can, and goes on with hi
 The fence goes after 30 days, far longer than any build or cached model lives, because it
 carries the user's id in its key; then nothing is left, and numbers would start from 1.
 
+**Encryption.** A store with master keys encrypts blobs before they go to the server, each for one
+user and generation, with a data key that lies, wrapped, in the user's head (``perslm.encryption``).
+What changes a data key is compared with what it was made from, as publishing is. A user's data key
+is deleted with the user.
+
 **Announcements.** Every publish, rollback and deletion is told on one channel of the installation,
 by the script that does it, after its writes (``perslm._changes`` reads them). Nobody has to listen.
 A subscriber gets some 60 bytes for each user that a nightly build publishes; one that is too slow
@@ -59,8 +65,7 @@ import re
 import time
 import uuid
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
@@ -70,9 +75,12 @@ from perslm._changes import Change, Changes
 from perslm._connection import Connection
 from perslm._store_errors import FAILURES
 from perslm._store_keys import DEFAULT_TENANT, USER_ID_BYTES, check_tenant
+from perslm._store_types import INFO_FIELDS, Head, Stored, UserInfo, info_values
+from perslm.encryption import DamagedKeyError, DataKey, MasterKeys, decrypted, place
 from perslm.errors import (
     ArgumentError,
     BlobError,
+    DecryptionError,
     ForgottenError,
     NoModelError,
     PublishConflictError,
@@ -95,48 +103,12 @@ KEEP_GENERATIONS_SECONDS: Final = 7 * 86400
 FENCE_SECONDS: Final = 30 * 86400
 NAMESPACE: Final = "perslm"
 
-_INFO_FIELDS: Final = (
-    "generation", "previous", "bytes", "created", "source_digest", "messages", "tokens",
-    "vocabulary",
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """What a build starts from: read it first, publish against it last.
-
-    ``generation`` is 0 if nothing is published. ``fence`` changes when the user is deleted.
-    """
-
-    generation: int
-    fence: int
-
-
-@dataclass(frozen=True, slots=True)
-class UserInfo:
-    """What the store knows of one generation of a user's model.
-
-    ``bytes`` is the size of the blob, ``created`` a POSIX time, ``previous`` the generation that a
-    rollback would publish again (0: none). ``source_digest``, ``messages``, ``tokens`` and
-    ``vocabulary`` (a fingerprint) are as the builder gave them.
-    """
-
-    user: str
-    generation: int
-    previous: int
-    bytes: int
-    created: float
-    source_digest: str
-    messages: int
-    tokens: int
-    vocabulary: str
-
-
-@dataclass(frozen=True, slots=True)
-class Stored(UserInfo):
-    """A published model: the blob and what is known of it."""
-
-    blob: bytes = field(repr=False)
+_TRIES: Final = 100  # against others that change the same user's data key in the same moment
+_NOTHING_EARLIER: Final = (
+    "no earlier generation is left: each is kept for a limited time after it was replaced; build "
+    "the user again instead"
+)
+_TOO_BUSY: Final = "others keep changing this user's data key: try again"
 
 
 def open_store(
@@ -146,6 +118,7 @@ def open_store(
     namespace: str = NAMESPACE,
     timeout: float = 5.0,
     keep_generations_seconds: int = KEEP_GENERATIONS_SECONDS,
+    master_keys: str | os.PathLike[str] | None = None,
 ) -> Store:
     """Return the store at ``url``; nothing is connected or started before the first operation.
 
@@ -157,16 +130,22 @@ def open_store(
         namespace: first part of every key, so that several installations can share a server.
         timeout: seconds for connecting and for each reply.
         keep_generations_seconds: how long a superseded generation stays for ``rollback``.
+        master_keys: a file of master keys (``perslm.encryption``): models are encrypted with them
+            before they go to the server. None means the environment's ``PERSLM_MASTER_KEYS``, else
+            no encryption.
 
     Raises:
-        ArgumentError: the URL or another argument makes no sense.
+        ArgumentError: the URL or another argument makes no sense, or the file cannot be read.
+        MissingExtraError: encryption needs ``perslm[encryption]``.
     """
+    master_keys = master_keys or os.environ.get("PERSLM_MASTER_KEYS")
     return Store(
         url or os.environ.get("PERSLM_STORE") or DEFAULT_URL,
         tenant=tenant or os.environ.get("PERSLM_TENANT") or DEFAULT_TENANT,
         namespace=namespace,
         timeout=timeout,
         keep_generations_seconds=keep_generations_seconds,
+        master_keys=MasterKeys(master_keys) if master_keys else None,
     )
 
 
@@ -187,6 +166,7 @@ class Store:
         namespace: str,
         timeout: float,
         keep_generations_seconds: int,
+        master_keys: MasterKeys | None = None,
     ) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", namespace):
             raise ArgumentError("a namespace is 1 to 64 letters, digits, '_', '.' or '-'")
@@ -199,6 +179,7 @@ class Store:
         self._namespace = keys.namespace(namespace, tenant)
         self._keep = int(keep_generations_seconds)
         self._connection = Connection(url, timeout)
+        self._master_keys = master_keys
         self._is_view = False
         self.location = self._connection.location
 
@@ -244,7 +225,7 @@ class Store:
 
     def head(self, user: str) -> Head:
         """Return what a build of ``user`` that begins now must publish against."""
-        generation, fence = self._script(scripts.HEAD, user)
+        generation, fence, *_ = self._script(scripts.HEAD, user)
         return Head(generation, fence)
 
     def publish(
@@ -267,20 +248,21 @@ class Store:
         Raises:
             PublishConflictError: another build published in between.
             ForgottenError: the user was deleted in between.
+            StoreError: the user's models are encrypted, and the store was opened without master
+                keys, or without the one that is needed.
         """
         if not isinstance(blob, bytes):
             raise ArgumentError(f"a blob is bytes, not {type(blob).__name__}")
-        values = (
-            ("blob", blob),
-            ("previous", parent.generation),
-            ("bytes", len(blob)),
-            ("created", repr(float(time.time() if created is None else created))),
-            ("source_digest", source_digest),
-            ("messages", int(messages)),
-            ("tokens", int(tokens)),
-            ("vocabulary", vocabulary),
-        )
-        return self._publish(user, parent, *(word for pair in values for word in pair))
+        fields: dict[str, str | int | float] = {
+            "previous": parent.generation,
+            "bytes": len(blob),
+            "created": float(time.time() if created is None else created),
+            "source_digest": source_digest,
+            "messages": int(messages),
+            "tokens": int(tokens),
+            "vocabulary": vocabulary,
+        }
+        return self._publish(user, parent, blob, fields)
 
     def rollback(self, user: str) -> int:
         """Publish again, under a new number, the model that the current one replaced.
@@ -290,11 +272,21 @@ class Store:
         Raises:
             NoModelError: nothing is published, or no earlier generation is left.
             PublishConflictError: a build published in this very moment; look again.
+            DecryptionError: the earlier model cannot be decrypted.
         """
         parent = self.head(user)
         if parent.generation == 0:
             raise NoModelError("the user has no published model, so there is nothing to roll back")
-        return self._publish(user, parent)
+        if self._master_keys is None:
+            return self._publish(user, parent, None)
+        # encrypted for its generation: so it comes here and goes back for another
+        _, kept = self._listed(user)
+        before = kept[parent.generation].previous if parent.generation in kept else 0
+        earlier = self.fetch(user, generation=before) if before else None
+        if earlier is None:
+            raise NoModelError(_NOTHING_EARLIER)
+        fields = {name: getattr(earlier, name) for name in INFO_FIELDS if name != "generation"}
+        return self._publish(user, parent, earlier.blob, fields, announce="rollback")
 
     def forget(self, user: str) -> bool:
         """Delete every generation, and fence off builds that are running; say if there was a model.
@@ -310,11 +302,12 @@ class Store:
     def fetch(self, user: str, *, generation: int | None = None) -> Stored | None:
         """Return the published model, or that ``generation`` if it is still kept, else None.
 
-        One round trip, whatever happens meanwhile.
+        One round trip, whatever happens meanwhile. Raises DecryptionError if it is encrypted and
+        cannot be decrypted.
         """
         if generation is not None and generation < 1:
             raise ArgumentError(f"generations count from 1, got {generation}")
-        values = self._script(scripts.FETCH, user, generation or 0, *_INFO_FIELDS, "blob")
+        values = self._script(scripts.FETCH, user, generation or 0, *INFO_FIELDS, "blob")
         if values is None:
             return None
         if values == b"lost":
@@ -322,7 +315,10 @@ class Store:
                 "the store has lost a published model: it must not evict keys "
                 "(maxmemory-policy noeviction); build the user again"
             )
-        return Stored(*_info_values(user, values[:-1]), blob=values[-1])
+        key, coming, (*rest, stored) = values
+        info = info_values(user, rest)
+        blob = decrypted(self._master_keys, stored, info[1], self._place(user), key, coming)
+        return Stored(*info, blob=blob)
 
     def load(
         self,
@@ -384,16 +380,24 @@ class Store:
         Takes one pass over all keys of the server, in small steps. Users published or deleted
         meanwhile may or may not appear. Memory grows with the number of users.
         """
+        for tenant, user in self._scan(keys.heads(self._namespace)):
+            if keys.namespace(self._installation, tenant) == self._namespace:
+                yield user
+
+    def owners(self) -> Iterator[tuple[str, str]]:
+        """Yield tenant and user id of all users of all tenants, as ``users`` does."""
+        return self._scan(keys.all_heads(self._installation))
+
+    def _scan(self, heads: str) -> Iterator[tuple[str, str]]:
         self.ping()  # a stale connection is replaced here, since a scan cannot be repeated halfway
         seen = set()
         try:
-            heads = keys.heads(self._namespace)
             for key in self._connection.client().scan_iter(match=heads, count=1000):
                 if key not in seen:  # a server that grows its table may name a key twice
                     seen.add(key)
                     owner = keys.owner(key.decode(), self._installation)
                     if owner is not None:
-                        yield owner[1]
+                        yield owner
         except FAILURES as error:
             self._connection.fail(error)
 
@@ -429,53 +433,138 @@ class Store:
 
     # Below here: keys, scripts, connections
 
-    def _publish(self, user: str, parent: Head, *fields: str | bytes | int) -> int:
+    def _publish(
+        self,
+        user: str,
+        parent: Head,
+        blob: bytes | None,
+        fields: Mapping[str, str | int | float] | None = None,
+        *,
+        announce: str = "publish",
+    ) -> int:
+        """Publish ``blob``, or without one what ``parent`` replaced, as it is in the store."""
         nonce = uuid.uuid4().hex
-        verdict, generation = self._script(
-            scripts.PUBLISH,
-            user,
-            parent.generation,
-            parent.fence,
-            nonce,
-            self._keep,
-            keys.channel(self._installation),
-            *fields,
-        )
-        if verdict == b"forgotten":
-            raise ForgottenError
-        if verdict == b"conflict":
-            raise PublishConflictError(parent.generation, generation)
-        if verdict == b"nothing":
-            raise NoModelError(
-                "no earlier generation is left: each is kept for a limited time after it was "
-                "replaced; build the user again instead"
+        for _ in range(_TRIES):
+            words: list[str | int | float | bytes] = []
+            key, replaces = None, b""
+            if blob is None:
+                announce = "rollback"
+            else:
+                key, replaces = self._data_key(user)
+                new = max(parent.generation, parent.fence) + 1
+                stored = blob if key is None else key.encrypt(blob, new)
+                words = [
+                    "blob",
+                    stored,
+                    *(word for pair in (fields or {}).items() for word in pair),
+                ]
+            verdict, generation = self._script(
+                scripts.PUBLISH,
+                user,
+                parent.generation,
+                parent.fence,
+                nonce,
+                self._keep,
+                keys.channel(self._installation),
+                announce,
+                b"" if key is None else key.wrapped,
+                replaces,
+                *words,
             )
-        return int(generation)
+            if verdict == b"published":
+                return int(generation)
+            if verdict == b"forgotten":
+                raise ForgottenError
+            if verdict == b"conflict":
+                raise PublishConflictError(parent.generation, generation)
+            if verdict == b"nothing":
+                raise NoModelError(_NOTHING_EARLIER)
+            if verdict == b"encrypted":
+                raise StoreError(
+                    "the user's models are encrypted: name the file of the master keys, with "
+                    "--master-keys FILE or PERSLM_MASTER_KEYS"
+                )
+        raise StoreError(_TOO_BUSY)  # another data key each time
+
+    # Encryption
+
+    def protect(
+        self, user: str, *, renew: bool = False
+    ) -> Literal["encrypted", "renewed", "rewrapped", "current", "absent"]:
+        """Bring what is kept of a user under the current master key; say what was done.
+
+        Models that are not encrypted become so, a data key of an older master key is wrapped anew.
+        With ``renew`` the user gets another data key. Generations keep their numbers; readers and
+        publishers may go on meanwhile.
+
+        Raises:
+            DecryptionError: something that is kept cannot be decrypted; nothing was changed.
+            ArgumentError: the store was opened without master keys.
+        """
+        master_keys = self._master_keys
+        if master_keys is None:
+            raise ArgumentError("name the file of the master keys: --master-keys FILE")
+        for _ in range(_TRIES):
+            generation, _, key, coming = self._script(scripts.HEAD, user)
+            place = self._place(user)
+            if generation == 0:
+                return "absent"
+            if key and not coming and not renew:
+                if master_keys.is_current(key):
+                    return "current"
+                wrapped = master_keys.rewrapped(master_keys.data_key(key, place))
+                if self._script(scripts.REWRAP, user, key, wrapped):
+                    return "rewrapped"
+                continue
+            new = master_keys.data_key(coming, place) if coming else None
+            new = new or master_keys.new_data_key(place)
+            kept = (
+                self.fetch(user, generation=n) for n in self._listed(user)[1] if n <= generation
+            )
+            words = [
+                word
+                for stored in kept
+                if stored is not None  # not expired in this moment
+                for word in (stored.generation, new.encrypt(stored.blob, stored.generation))
+            ]
+            if self._script(scripts.PROTECT, user, key, new.wrapped, *words):
+                return "renewed" if key else "encrypted"
+        raise StoreError(_TOO_BUSY)
+
+    def _data_key(self, user: str) -> tuple[DataKey | None, bytes]:
+        """Return the key to publish with, and the stored one that it may replace, if damaged."""
+        if self._master_keys is None:
+            return None, b""
+        generation, _, key, coming = self._script(scripts.HEAD, user)
+        place = self._place(user)
+        try:
+            if generation and (coming or not key):  # so that all that is kept stays readable
+                self.protect(user)
+                _, _, key, _ = self._script(scripts.HEAD, user)
+            if key:
+                return self._master_keys.data_key(key, place), b""
+        except DamagedKeyError:
+            return self._master_keys.new_data_key(place), key
+        except DecryptionError as error:
+            raise StoreError(str(error)) from None
+        return self._master_keys.new_data_key(place), b""
+
+    def _place(self, user: str) -> bytes:
+        return place(self._namespace, user)
 
     def _listed(self, user: str) -> tuple[int, dict[int, UserInfo]]:
-        current, *rows = self._script(scripts.LIST, user, *_INFO_FIELDS)
-        found = (UserInfo(*_info_values(user, row)) for row in rows)
+        current, *rows = self._script(scripts.LIST, user, *INFO_FIELDS)
+        found = (UserInfo(*info_values(user, row)) for row in rows)
         return current, {info.generation: info for info in found}
 
-    def _script(self, script: str, user: str, *arguments: str | bytes | int) -> Any:
+    def _script(self, script: str, user: str, *arguments: str | bytes | int | float) -> Any:
         names = keys.of_user(self._namespace, user)
         # A reader would rather have no model than wait twice; a writer must know what happened.
-        writes = script in (scripts.PUBLISH, scripts.FORGET)
+        writes = script not in (scripts.HEAD, scripts.FETCH, scripts.LIST)
         return self._connection.run(
             lambda client: client.eval(script, len(names), *names, *arguments),
             repeat_timeouts=writes,
         )
-
-
-def _info_values(
-    user: str, values: list[bytes]
-) -> tuple[str, int, int, int, float, str, int, int, str]:
-    """Return the values of ``_INFO_FIELDS`` with their types, in the order of ``UserInfo``."""
-    generation, previous, size, created, digest, messages, tokens, vocabulary = values
-    return (
-        user, int(generation), int(previous), int(size), float(created), digest.decode(),
-        int(messages), int(tokens), vocabulary.decode(),
-    )  # fmt: skip
 
 
 def _null_reason(

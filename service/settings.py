@@ -43,10 +43,11 @@ Address: TypeAlias = TcpAddress | UnixAddress
 class Settings:
     """Settings of the scoring service; see :meth:`from_environment`.
 
-    ``store`` is a store URL (None: the embedded one). ``http`` and ``grpc`` are ``HOST:PORT`` or
-    ``unix:/path``, or None for a transport that is not served; if neither is given, ``http`` is
-    127.0.0.1:8377. ``weight`` is the interpolation weight λ of every model. ``insecure`` allows to
-    listen where other machines can connect although nothing authenticates them.
+    ``store`` is a store URL (None: the embedded one), ``master_keys`` a file of master keys if its
+    models are encrypted. ``http`` and ``grpc`` are ``HOST:PORT`` or ``unix:/path``, or None for a
+    transport that is not served; if neither is given, ``http`` is 127.0.0.1:8377. ``weight`` is the
+    interpolation weight λ of every model. ``insecure`` allows to listen where other machines can
+    connect although nothing authenticates them.
 
     ``cache_bytes`` bounds the models kept in memory. A model is used for ``fresh_seconds`` before
     the store is asked again whether it is the latest; while the store is away it is used for at
@@ -76,6 +77,7 @@ class Settings:
     """
 
     store: str | None = None
+    master_keys: str | None = None
     http: str | None = None
     grpc: str | None = None
     weight: float = DEFAULT_WEIGHT

@@ -29,6 +29,7 @@ EXAMPLES = [
     errors.PublishConflictError(3, 4),
     errors.ForgottenError(),
     errors.ServiceError("busy", 503),
+    errors.DecryptionError("there are no master keys", "name their file"),
 ]
 
 

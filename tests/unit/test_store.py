@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import threading
-import zlib
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from perslm import _store_scripts as scripts
-from perslm.blob import Metadata, encode
-from perslm.counts import Specials, count
 from perslm.errors import (
     ArgumentError,
-    BlobError,
     ForgottenError,
     NoModelError,
     PublishConflictError,
     StoreError,
     StoreUnavailableError,
-    VocabularyMismatchError,
 )
-from perslm.interpolate import DEFAULT_WEIGHT
-from perslm.model import NullModel, PersonalModel
+from perslm.model import NullModel
 from perslm.store import (
     FENCE_SECONDS,
     KEEP_GENERATIONS_SECONDS,
@@ -36,8 +28,6 @@ from perslm.store import (
     Store,
     open_store,
 )
-from perslm.vocabulary import Vocabulary
-from tests.support import Seq
 
 USER = "ada-l"
 ODD_USERS = ["a{b}c", "{", "}", "a:b", "a%7Bb", "a b", "tab\there", "ünï@例.jp", "*", "x" * 256]
@@ -391,238 +381,7 @@ def test_namespaces_are_apart(store_url: str) -> None:
         assert a.fetch(USER) is not None
 
 
-# Vocabularies
-
-
-def test_a_vocabulary_is_kept_once_and_compressed(store: Store, raw_store: redis.Redis) -> None:
-    data = b"the same words " * 1000
-    assert store.vocabulary("f1") is None
-    store.put_vocabulary(data, "f1")
-    store.put_vocabulary(b"something else", "f1")
-    assert store.vocabulary("f1") == data
-    assert raw_store.strlen("perslm:vocabulary:f1") == len(zlib.compress(data))
-    assert list(store.users()) == []
-
-
-def test_a_damaged_vocabulary_names_its_key(store: Store, raw_store: redis.Redis) -> None:
-    raw_store.set("perslm:vocabulary:f1", b"not zlib")
-    with pytest.raises(StoreError, match="perslm:vocabulary:f1"):
-        store.vocabulary("f1")
-
-
-@pytest.mark.parametrize("fingerprint", ["", "a b", "a{b}", "x" * 129])
-def test_what_is_not_a_fingerprint(store: Store, fingerprint: str) -> None:
-    with pytest.raises(ArgumentError, match="fingerprint"):
-        store.vocabulary(fingerprint)
-
-
-# Loading models
-
-VOCABULARY = Vocabulary.from_words(["the", "power", "desk"])
-
-
-def model_blob(fingerprint: str) -> bytes:
-    specials = Specials(VOCABULARY.size, VOCABULARY.bos, VOCABULARY.eos)
-    return encode(count([Seq([3, 4], True, True)], 2, specials), Metadata(fingerprint))
-
-
-def test_load_gives_a_model_that_scores(store: Store) -> None:
-    publish(store, model_blob(VOCABULARY.fingerprint))
-    for vocabulary in (None, VOCABULARY, VOCABULARY.fingerprint):
-        model = store.load(USER, vocabulary=vocabulary)
-        assert isinstance(model, PersonalModel)
-        assert model.generation == 1
-        assert model.weights(model.states([[3]]))[0] > 0
-
-
-def refused(store: Store, error: type[Exception], **arguments: Any) -> str:
-    with pytest.raises(error):
-        store.load(USER, strict=True, **arguments)
-    model = store.load(USER, **arguments)
-    assert isinstance(model, NullModel)
-    return model.reason
-
-
-def test_load_with_a_weight(store: Store) -> None:
-    publish(store, model_blob(VOCABULARY.fingerprint))
-    assert store.load(USER).weight == DEFAULT_WEIGHT
-    assert store.load(USER, weight=0.75).weight == 0.75
-    assert store.load(USER, weight=0).weight == 0
-    with pytest.raises(ArgumentError):
-        store.load(USER, weight=2)
-
-
-def test_load_of_nobody(store: Store) -> None:
-    assert refused(store, NoModelError) == "unknown_user"
-
-
-def test_load_of_a_damaged_blob(store: Store) -> None:
-    publish(store, model_blob(VOCABULARY.fingerprint)[:-1])
-    assert refused(store, BlobError) == "bad_blob"
-
-
-def test_load_with_another_vocabulary(store: Store) -> None:
-    publish(store, model_blob("ab" * 16))
-    assert refused(store, VocabularyMismatchError, vocabulary=VOCABULARY) == "vocabulary_mismatch"
-
-
-def test_load_of_a_blob_that_claims_another_size(store: Store) -> None:
-    specials = Specials(VOCABULARY.size + 1, VOCABULARY.bos, VOCABULARY.eos)
-    counts = count([Seq([3, 4], True, True)], 2, specials)
-    publish(store, encode(counts, Metadata(VOCABULARY.fingerprint)))
-    assert refused(store, VocabularyMismatchError, vocabulary=VOCABULARY) == "vocabulary_mismatch"
-
-
-def test_load_from_a_store_that_is_down(tmp_path: Path) -> None:
-    with open_store(f"unix://{tmp_path}/nobody.sock") as store:
-        assert refused(store, StoreUnavailableError) == "store_unavailable"
-
-
-# Arguments
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://x",
-        "redis:x",
-        "redis://host:port",
-        "redis://host:99999",
-        "memory:",
-        "/var/x",
-        "unix:",
-    ],
-)
-def test_what_is_not_a_url(url: str) -> None:
-    with pytest.raises(ArgumentError):
-        open_store(url)
-
-
-def test_other_arguments_are_checked(store: Store) -> None:
-    for arguments in ({"namespace": "a:b"}, {"timeout": 0}, {"keep_generations_seconds": -1}):
-        with pytest.raises(ArgumentError):
-            open_store("redis://localhost", **arguments)
-    with pytest.raises(ArgumentError, match="bytes"):
-        store.publish(USER, "text", parent=Head(0, 0))
-    with pytest.raises(ArgumentError, match="count from 1"):
-        store.fetch(USER, generation=0)
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("redis://user:pass@host:6380/2", "redis://***@host:6380/2"),
-        ("rediss://:pass@host?ssl_password=pass", "rediss://***@host"),
-        ("unix://user:pass@/run/s.sock?password=pass", "unix://***@/run/s.sock"),
-        ("redis+cluster://user:pass@host:7000", "redis+cluster://***@host:7000"),
-    ],
-)
-def test_credentials_are_never_shown(url: str, shown: str) -> None:
-    assert repr(open_store(url)) == f"Store('{shown}')"
-
-
-def test_the_environment_names_the_default_store(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("PERSLM_STORE", "redis://elsewhere:1")
-    assert open_store().location == "redis://elsewhere:1"
-    assert open_store(f"embedded:{tmp_path}").location == f"embedded:{tmp_path}"
-    monkeypatch.delenv("PERSLM_STORE")
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    assert open_store().location == f"embedded:{tmp_path}/perslm/store"
-    assert list(tmp_path.iterdir()) == [], "opening touches nothing"
-
-
-def test_a_closed_store_says_so(store_url: str) -> None:
-    with open_store(store_url) as store:
-        store.ping()
-    with pytest.raises(StoreUnavailableError, match="closed"):
-        store.ping()
-
-
-# Any sequence of operations, against a model of what the store promises
-
-
-class Lifetime(RuleBasedStateMachine):
-    """What the store promises for one user, as plain Python beside the real thing."""
-
-    store: Store
-    raw: redis.Redis
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.raw.flushall()
-        self.generation = self.fence = self.highest = 0
-        self.kept: dict[int, tuple[bytes, int]] = {}  # generation -> blob, what it replaced
-        self.heads: list[Head] = []
-
-    def _put(self, blob: bytes, previous: int, generation: int) -> None:
-        assert generation > self.highest, "numbers only grow"
-        self.highest = self.generation = generation
-        self.kept[generation] = (blob, previous)
-        self.kept.pop(generation - scripts.SLOTS, None)
-
-    @rule(blob=st.binary(max_size=20))
-    def publish(self, blob: bytes) -> None:
-        parent = self.store.head(USER)
-        self._put(blob, parent.generation, self.store.publish(USER, blob, parent=parent))
-
-    @rule()
-    def begin_a_build(self) -> None:
-        self.heads.append(self.store.head(USER))
-
-    @rule(blob=st.binary(max_size=20), data=st.data())
-    def finish_a_build(self, blob: bytes, data: st.DataObject) -> None:
-        if not self.heads:
-            return
-        parent = data.draw(st.sampled_from(self.heads))
-        if parent.fence != self.fence:
-            with pytest.raises(ForgottenError):
-                self.store.publish(USER, blob, parent=parent)
-        elif parent.generation != self.generation:
-            with pytest.raises(PublishConflictError):
-                self.store.publish(USER, blob, parent=parent)
-        else:
-            self._put(blob, parent.generation, self.store.publish(USER, blob, parent=parent))
-
-    @rule()
-    def rollback(self) -> None:
-        previous = self.kept[self.generation][1] if self.generation else 0
-        if previous in self.kept:
-            blob, before = self.kept[previous]
-            self._put(blob, before, self.store.rollback(USER))
-        else:
-            with pytest.raises(NoModelError):
-                self.store.rollback(USER)
-
-    @rule()
-    def forget(self) -> None:
-        assert self.store.forget(USER) == (self.generation > 0)
-        self.generation = 0
-        self.kept.clear()
-        self.fence = self.store.head(USER).fence
-        assert self.fence > self.highest
-        self.highest = self.fence
-
-    @invariant()
-    def all_is_as_it_should_be(self) -> None:
-        assert self.store.head(USER) == Head(self.generation, self.fence)
-        assert list(self.store.users()) == ([USER] if self.generation else [])
-        current = self.store.fetch(USER)
-        assert (current.generation if current else 0) == self.generation
-        listed = self.store.generations(USER)
-        assert [info.generation for info in listed] == sorted(self.kept, reverse=True)
-        for info in listed:
-            stored = self.store.fetch(USER, generation=info.generation)
-            assert stored is not None
-            assert (stored.blob, info.previous) == self.kept[info.generation]
-
-
-def test_any_sequence_of_operations(store: Store, raw_store: redis.Redis) -> None:
-    machine = type("Lifetime", (Lifetime,), {"store": store, "raw": raw_store})
-    run_state_machine_as_test(
-        machine, settings=settings(max_examples=40, stateful_step_count=30, deadline=None)
-    )
+# Tenants
 
 
 def test_tenants_have_keys_of_their_own(store: Store, raw_store: redis.Redis) -> None:

@@ -85,7 +85,7 @@ def test_a_rollback_whose_reply_was_lost_happens_once(lossy: tuple[LossyServer, 
         publish(store, blob)
     head = store.head(USER)
     server.lose = 1
-    assert store._publish(USER, head) == 4
+    assert store._publish(USER, head, None) == 4
     stored = store.fetch(USER)
     assert stored is not None
     assert (stored.generation, stored.blob) == (4, b"two")
