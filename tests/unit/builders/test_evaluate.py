@@ -1,0 +1,254 @@
+"""``builders.evaluate``: figures against sums by hand, resuming, and judging suggestions."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from builders.evaluate.mail import Letter, letter_of
+from builders.evaluate.measure import Tally, tally
+from builders.evaluate.page import markdown, page
+from builders.evaluate.run import Plan, counted, evaluate, split
+from builders.evaluate.summary import interval, summarize
+from builders.evaluate.targets import Targets
+from builders.evaluate.typing import (
+    LONGEST,
+    Outcome,
+    Place,
+    average_exact_match,
+    exact_match,
+    most_confident,
+    outcomes,
+    places,
+)
+from perslm.beam import PersonalOnly, PooledModel
+from perslm.counts import Specials, count
+from perslm.errors import ArgumentError
+from perslm.interpolate import Float32Array
+from perslm.model import PersonalModel
+from perslm.suggest import Suggester
+from perslm.vocabulary import Vocabulary
+
+WORDS = [
+    *("we", "will", "meet", "on", "monday", "please", "send", "the", "plan", "to", "me", "soon"),
+    *("thanks", "."),
+]
+VOCABULARY = Vocabulary.from_words(WORDS)
+SECRET = "xyzzy"
+LINES = ["We will meet on monday.", "Please send the plan to me soon.", "thanks, we will meet."]
+
+
+class Shared:
+    """A global LM that counts how often it is asked."""
+
+    def __init__(self) -> None:
+        pooled = [s for line in LINES for s in VOCABULARY.encode(line.lower())]
+        self._model = PooledModel(
+            count(pooled, 2, Specials(VOCABULARY.size, VOCABULARY.bos, VOCABULARY.eos)), 0.5
+        )
+        self.asked = 0
+
+    def logprobs(self, histories: list[list[int]]) -> Float32Array:
+        return self._model.logprobs(histories)
+
+    def sequence(self, ids: Sequence[int]) -> Iterator[Float32Array]:
+        self.asked += 1
+        for t in range(1, len(ids), 2):  # blocks of two, the last maybe of one
+            ends = range(t, min(t + 2, len(ids)))
+            yield self._model.logprobs([ids[:end] for end in ends])
+
+
+class Silent:
+    def stage(self, name: str, total: int) -> None:
+        self.left = total
+
+    def advance(self, amount: int) -> None:
+        self.left -= amount
+
+
+def letter(text: str, when: float = 0.0) -> Letter:
+    return letter_of(text.lower(), VOCABULARY, when=when)
+
+
+def mail(person: int, number: int) -> list[Letter]:
+    random = np.random.default_rng(person)
+    return [letter(LINES[i], n) for n, i in enumerate(random.integers(0, 3, number).tolist())]
+
+
+def run(folder: Path, shared: Shared, mails: dict[str, list[Letter]], **plan: Any) -> Any:
+    progress = Silent()
+    settings = Plan(**{"amounts": (3,), "places": 4, **plan})
+    found = evaluate(
+        mails,
+        plan=settings,
+        make=lambda letters: counted(letters, VOCABULARY, settings.order),
+        targets=Targets(shared, "shared", folder / "targets"),
+        suggester=Suggester(shared, VOCABULARY, best=1, width=2, tokens=6),
+        folder=folder / "users",
+        progress=progress,
+    )
+    assert progress.left == 0
+    return found
+
+
+def test_a_tally_is_the_sum_over_words(tmp_path: Path) -> None:
+    shared = Shared()
+    model = PersonalModel.from_blob(counted([letter(LINES[0])] * 3, VOCABULARY, 3))
+    letters = [letter(f"please send the plan. we {SECRET} meet.")]
+    targets = [Targets(shared, "shared", tmp_path).of(letters[0])]
+    found = tally(model, letters, targets)
+    tokens, global_nats, mixed_nats, known = 0, 0.0, 0.0, 0
+    for sentence in letters[0].sequences:
+        ids = [VOCABULARY.bos, *sentence.ids, VOCABULARY.eos]
+        for t in range(1, len(ids)):
+            row = shared.logprobs([ids[:t]])
+            states = model.states([ids[:t]])
+            tokens += 1
+            global_nats -= float(row[0, ids[t]])
+            mixed_nats -= float(model.mix(states, row)[0, ids[t]])
+            known += bool(np.isfinite(model.distribution(states)[0, ids[t]]))
+    assert (found.tokens, found.words, found.known) == (tokens, 7, known)
+    assert 0 < known < tokens
+    assert found.global_nats == pytest.approx(global_nats, rel=1e-5)
+    assert found.mixed_nats == pytest.approx(mixed_nats, rel=1e-5)
+    assert found.reduction == pytest.approx(
+        1 - math.exp((mixed_nats - global_nats) / tokens), abs=1e-5
+    )
+
+
+def test_tallies_add() -> None:
+    total = Tally()
+    total += Tally(tokens=2, words=1, global_nats=3.0, mixed_nats=2.0, known=1)
+    total += Tally(tokens=3, words=2, global_nats=4.0, mixed_nats=5.0)
+    assert (total.tokens, total.words, total.global_nats, total.mixed_nats) == (5, 3, 7.0, 7.0)
+    assert total.reduction == 0.0
+
+
+@pytest.mark.parametrize(("letters", "tests"), [(10, 2), (11, 3), (2, 1)])
+def test_the_newest_letters_are_the_test(letters: int, tests: int) -> None:
+    everything = mail(0, letters)
+    past, future = split(everything, 0.2)
+    assert past + future == everything
+    assert len(future) == tests
+
+
+def test_who_was_done_is_not_asked_again(tmp_path: Path) -> None:
+    shared = Shared()
+    mails = {"ann": mail(1, 20), "bo": mail(2, 12), "cy": mail(3, 5)}
+    users, few = run(tmp_path, shared, mails)
+    assert few == ["cy"]
+    assert [u["user"] for u in users] == ["ann", "bo"]
+    assert set(users[0]["amounts"]) == {"3", "all"}
+    assert users[0]["amounts"]["all"]["reduction"] > 0
+    asked = shared.asked
+    assert asked > 0
+    assert run(tmp_path, shared, mails) == (users, few)
+    assert shared.asked == asked
+    # a file that a killed run left is no result
+    (tmp_path / "users" / "0001.json").write_text('{"user": "bo", "amo')
+    assert run(tmp_path, shared, mails) == (users, few)
+
+
+def test_a_cut_answer_of_the_global_lm_is_asked_for_again(tmp_path: Path) -> None:
+    shared = Shared()
+    targets = Targets(shared, "shared", tmp_path)
+    first = targets.of(letter(LINES[0]))
+    (path,) = (p for p in tmp_path.rglob("*") if p.is_file())
+    path.write_bytes(path.read_bytes()[:-4])
+    assert np.array_equal(targets.of(letter(LINES[0]))[0], first[0])
+    assert shared.asked == 2
+    assert Targets(shared, "another", tmp_path).of(letter(LINES[0]))
+    assert shared.asked == 3
+
+
+def test_no_text_is_on_disk_or_in_a_report(tmp_path: Path) -> None:
+    vocabulary_words = [*WORDS, SECRET]
+    mails = {"ann": [letter(f"{line} {SECRET}.", i) for i, line in enumerate(LINES * 5)]}
+    users, _ = run(tmp_path, Shared(), mails)
+    report = {
+        "summary": summarize(users),
+        "users": users,
+        "global_lm": "shared",
+        "test_share": 0.2,
+        "made_by": "a test",
+    }
+    files = b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
+    for word in vocabulary_words[2:]:
+        assert f'"{word}"'.encode() not in files
+    assert SECRET.encode() not in files
+    for text in (page(report), markdown(report), json.dumps(report)):
+        assert SECRET not in text
+        assert "monday" not in text
+
+
+def test_places_begin_words_and_stay_the_same() -> None:
+    letters = mail(4, 30)
+    chosen = places("ann", letters, 10)
+    assert len(chosen) == 10
+    assert chosen == places("ann", letters, 10)
+    assert chosen != places("bo", letters, 10)
+    for place in chosen:
+        text = letters[place.letter].text
+        assert text[place.cursor - 1].isspace()
+        assert not text[place.cursor].isspace()
+    assert len(places("ann", letters[:1], 1000)) == len(letters[0].text.split()) - 1
+
+
+@pytest.mark.parametrize(
+    ("written", "right", "saved"),
+    [
+        ("please send the plan to me soon.", 6, len("send the plan to me soon.")),
+        ("please send the letter to me soon.", 2, 0),
+        ("please send", 1, 0),
+        ("please call", 0, 0),
+    ],
+)
+def test_a_suggestion_is_judged_by_what_was_written(written: str, right: int, saved: int) -> None:
+    model = PersonalModel.from_blob(counted([letter(LINES[1])] * 3, VOCABULARY, 3))
+    suggester = Suggester(PersonalOnly(model), VOCABULARY, best=1)
+    (found,) = outcomes(suggester, None, [letter(written)], [Place(0, 7)])
+    assert (found.words, found.right, found.saved) == (6, right, saved)
+    assert Outcome.from_json(json.loads(json.dumps(found.as_json()))) == found
+
+
+def test_exact_match_by_hand() -> None:
+    shown = [Outcome(-1.0, 3, 3, 12), Outcome(-2.0, 2, 1, 0), Outcome(-3.0, 1, 0, 0)]
+    assert exact_match(shown)[:4] == pytest.approx([2 / 3, 1 / 2, 1.0, math.nan], nan_ok=True)
+    assert len(exact_match(shown)) == LONGEST
+    assert average_exact_match(shown) == pytest.approx(4 / 6)
+    nothing = Outcome(-math.inf, 0, 0, 0)
+    assert most_confident([nothing, *shown], 0.5) == shown[:2]
+    assert most_confident([nothing, *shown], 1.0) == shown
+    assert math.isnan(average_exact_match([]))
+    assert Outcome.from_json(nothing.as_json()) == nothing
+
+
+def test_an_interval_holds_its_mean() -> None:
+    found = interval([0.1, 0.2, 0.3, 0.4])
+    assert found["low"] < found["mean"] < found["high"]
+    assert found["mean"] == pytest.approx(0.25)
+    assert found == interval([0.1, 0.2, 0.3, 0.4])
+    assert interval([0.5]) == {"mean": 0.5, "low": 0.5, "high": 0.5}
+
+
+def test_the_summary_counts_who_gains_and_who_is_harmed() -> None:
+    figures = Tally(tokens=10, words=5, global_nats=20.0, mixed_nats=20.0).as_json()
+    users = [
+        {"amounts": {"all": {**figures, "reduction": r, "bytes": 1000}}, "typing": None}
+        for r in (0.3, 0.1, -0.0005, -0.2)
+    ]
+    found = summarize(users)["amounts"]["all"]
+    assert (found["improved"], found["harmed"], found["worst"]) == (0.5, 0.25, -0.2)
+    assert found["reduction"]["mean"] == pytest.approx(0.04988, abs=1e-4)
+
+
+@pytest.mark.parametrize("plan", [{"test_share": 0.0}, {"test_share": 1.0}, {"amounts": (0,)}])
+def test_plans_that_cannot_be(plan: dict[str, Any]) -> None:
+    with pytest.raises(ArgumentError):
+        Plan(**plan)
