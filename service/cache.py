@@ -5,16 +5,30 @@ is none. Both are kept, so that neither a popular user nor an unknown one asks t
 step. What happens to an entry:
 
 ==========  ==========================================================================
-age         then
+state       then
 ==========  ==========================================================================
-fresh       answers at once; ``peek`` returns it
+fresh       the store vouched for it within ``fresh_seconds``: answers at once, and in
+            the last quarter of that time the store is asked again, behind
 due         the next request asks the store for the generation, and loads it if it
-            changed; requests that come meanwhile are answered from the old entry,
-            and so is that request if the store takes longer than it can wait
-stale       the store did not answer: the old model goes on for ``stale_seconds``,
-            asking the store again whenever ``fresh_seconds`` are over
-evicted     least recently used first, when the models exceed ``cache_bytes``
+            changed; requests wait for that as long as they can
+stale       the store did not answer, or not in time: the old model goes on for
+            ``stale_seconds``, and is called stale; whenever ``fresh_seconds`` are over
+            the store is asked again
+evicted     least recently used first, when the entries exceed ``cache_bytes``
 ==========  ==========================================================================
+
+**Told of changes.** While :meth:`ModelCache.following` lasts, the store announces what is published
+and deleted (``Store.changes``). As long as announcements are known to arrive, every entry loaded
+since they do is vouched for, and a popular user costs the store next to nothing: it is asked about
+an entry every ``_TRUST_SECONDS``, should an announcement be lost on its way. A published user's
+entry is soon due, a deleted user's is dropped. When announcements stop, which is known well within
+a second, an entry lives on what the store was last asked, as without them.
+
+So an answer that is not called stale rests on what the store said at most ``fresh_seconds`` before,
+asked or announced: no longer is a new generation unknown, or a deleted one in use.
+
+**Unknown users** cannot evict the models of the known: entries without a model get a sixteenth of
+``cache_bytes``, and among them the least recently used goes first.
 
 Users of different tenants are different users, whatever their ids: an entry belongs to a tenant and
 a user id, and is loaded from that tenant's part of the store. All share one bound.
@@ -27,23 +41,29 @@ is the business of ``service.core``.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from perslm.errors import BlobError, StoreError
 from perslm.model import NullModel, PersonalModel
-from perslm.store import DEFAULT_TENANT, Store, UserInfo
+from perslm.store import DEFAULT_TENANT, Change, Changes, Store, Stored, UserInfo
 from service.metrics import CacheFigures
 from service.settings import Settings
 
 _LOADERS: Final = 8
 _MOST_LOADS: Final = 1024  # running and queued; more than a second's worth helps nobody
-_ENTRY_BYTES: Final = 2048
+_ENTRY_BYTES: Final = 2048  # of what surrounds a model, or of a null model, with its user id
+_TRUST_SECONDS: Final = 5.0
+_AHEAD: Final = 0.25  # the share of ``fresh_seconds`` in which the store is asked before it must be
+_ABSENT_SHARE: Final = 1 / 16
+_UNANNOUNCED: Final = -1  # an entry that announcements say nothing of
 
 _Owner: TypeAlias = tuple[str, str]
 """A tenant and the id of a user there."""
@@ -54,9 +74,9 @@ class Entry:
     """What the store said of a user.
 
     ``generation`` is that of the published model (0: none, or unknown), ``info`` what the store
-    knows of it. ``due`` is when to ask again, ``confirmed`` when the store last vouched for it, in
-    seconds of the cache's clock. ``stale`` tells that the store did not answer when it was due, or
-    not in time.
+    knows of it. ``confirmed`` is when the store was asked, ``due`` when to ask again, in seconds of
+    the cache's clock; ``gaps`` is how often announcements had been interrupted by then. ``stale``
+    tells that the store did not answer when it was due, or not in time.
     """
 
     model: PersonalModel | NullModel
@@ -64,6 +84,7 @@ class Entry:
     info: UserInfo | None
     due: float
     confirmed: float
+    gaps: int = _UNANNOUNCED
     stale: bool = False
 
     @property
@@ -73,17 +94,60 @@ class Entry:
 
 
 class _Load(Future[Entry]):
-    """What a load will bring, and when it began."""
+    """What a load will bring, and when it began.
+
+    ``announced`` is the highest generation that was announced since.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._begun = time.monotonic()
+        self.announced = 0
 
     def is_done(self, seconds: float | None) -> bool:
         """Wait until it has ended, or ``seconds`` after it began; tell which."""
         if seconds is not None:
             seconds = max(0.0, self._begun + seconds - time.monotonic())
         return bool(wait([self], seconds).done)
+
+
+class _Shelf:
+    """Entries, the least recently used first, and the sum of their bytes."""
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[_Owner, Entry] = OrderedDict()
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def touched(self, owner: _Owner) -> Entry | None:
+        """Return an entry, which counts as a use."""
+        entry = self._entries.get(owner)
+        if entry is not None:
+            self._entries.move_to_end(owner)
+        return entry
+
+    def put(self, owner: _Owner, entry: Entry) -> None:
+        self._entries[owner] = entry
+        self.bytes += entry.bytes
+
+    def replace(self, owner: _Owner, entry: Entry) -> None:
+        """Put an entry of the same model in the place of another, which is no use."""
+        self._entries[owner] = entry
+
+    def get(self, owner: _Owner) -> Entry | None:
+        """Return an entry, which counts as no use."""
+        return self._entries.get(owner)
+
+    def pop(self, owner: _Owner) -> Entry | None:
+        entry = self._entries.pop(owner, None)
+        if entry is not None:
+            self.bytes -= entry.bytes
+        return entry
+
+    def oldest(self) -> _Owner:
+        return next(iter(self._entries))
 
 
 class ModelCache:
@@ -94,28 +158,50 @@ class ModelCache:
     ) -> None:
         self._store = store
         self._settings = settings
+        self._ahead = _AHEAD * settings.fresh_seconds
         self._clock = clock
-        self._entries: OrderedDict[_Owner, Entry] = OrderedDict()  # least recently used first
+        self._models, self._absent = _Shelf(), _Shelf()
         self.figures = CacheFigures()
         self._loads: dict[_Owner, _Load] = {}  # those that may still change the entries
+        self._changes: Changes | None = None
+        self._gaps = 0
         self._mutex = threading.Lock()  # over all of that; never held while the store is asked
         self._loaders = ThreadPoolExecutor(_LOADERS, "perslm-load")
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._models) + len(self._absent)
 
     def __repr__(self) -> str:
-        return f"ModelCache(entries={len(self)}, bytes={self.figures.bytes})"
+        return f"ModelCache(entries={len(self)}, bytes={self._bytes})"
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Be told of changes in the store, in a thread, as long as the context lasts.
+
+        Enter it in the process that serves, after any fork.
+        """
+        with self._store.changes() as changes:
+            thread = threading.Thread(
+                target=self._follow, args=(changes,), name="perslm-changes", daemon=True
+            )
+            thread.start()
+            try:
+                yield
+            finally:
+                changes.close()
+                thread.join()
 
     def peek(self, user: str, tenant: str = DEFAULT_TENANT) -> Entry | None:
         """Return the user's entry if it is fresh: at once, without asking the store."""
-        return self._fresh((tenant, user))
+        with self._mutex:
+            entry = self._touched((tenant, user))
+            return entry if entry is not None and self._clock() < self._due(entry) else None
 
     def hit(self, user: str, tenant: str = DEFAULT_TENANT) -> Entry | None:
         """Return what ``get`` would without asking the store, and count it; None if it would."""
         with self._mutex:
             entry = self._touched((tenant, user))
-            if entry is None or self._clock() >= entry.due:
+            if entry is None or self._left(entry) <= self._ahead:
                 return None
             self.figures.hits += 1
             return entry
@@ -133,8 +219,10 @@ class ModelCache:
         """
         owner = (tenant, user)
         with self._mutex:
+            now = self._clock()
             old = self._touched(owner)
-            if old is not None and self._clock() < old.due:
+            left = -math.inf if old is None else self._left(old)
+            if old is not None and left > self._ahead:
                 self.figures.hits += 1
                 return old
             self.figures.misses += 1
@@ -145,17 +233,16 @@ class ModelCache:
         if mine:
             assert load is not None
             self._loaders.submit(self._run, owner, load)
-        # while somebody else asks, what the store said not long ago will do
-        usable = old is not None and self._clock() - old.confirmed < self._settings.stale_seconds
-        if usable and not mine:
-            assert old is not None
+        if old is not None and left > 0:
             return old
         if load is not None and load.is_done(seconds):
-            return load.result()
-        if usable:
-            assert old is not None
+            entry = load.result()
+            # what somebody else asked for can have come late: it may no longer be so
+            settings = self._settings
+            late = now - entry.confirmed > max(settings.fresh_seconds, settings.load_seconds)
+            return replace(entry, stale=True) if late else entry
+        if old is not None and self._clock() - old.confirmed < self._settings.stale_seconds:
             return replace(old, stale=True)
-        now = self._clock()
         return Entry(NullModel("loading"), 0, None, now, now)
 
     def drop(self, user: str, tenant: str = DEFAULT_TENANT) -> None:
@@ -163,14 +250,63 @@ class ModelCache:
 
         What a load brings that began before that is not kept either.
         """
-        owner = (tenant, user)
         with self._mutex:
-            self._loads.pop(owner, None)
-            self._remove(owner)
+            self._drop((tenant, user))
+
+    # Being told
+
+    def _follow(self, changes: Changes) -> None:
+        self._changes = changes
+        try:
+            for change in changes:
+                with self._mutex:
+                    self._hear(change)
+        finally:
+            self._changes = None
+
+    def _hear(self, change: Change) -> None:
+        if change.kind == "gap":
+            self._gaps += 1
+            return
+        owner = (change.tenant, change.user)
+        if change.kind == "forget":
+            self._drop(owner)
+            return
+        load = self._loads.get(owner)
+        if load is not None:
+            load.announced = max(load.announced, change.generation)
+        for shelf in (self._models, self._absent):
+            entry = shelf.get(owner)
+            if entry is not None and entry.generation < change.generation:
+                shelf.replace(owner, self._outdated(entry))
+
+    def _outdated(self, entry: Entry) -> Entry:
+        """Return the entry as it is when a newer generation was announced.
+
+        The next request finds it in its last quarter, and asks behind.
+        """
+        soon = self._clock() + self._ahead
+        return replace(entry, due=min(self._due(entry), soon), gaps=_UNANNOUNCED)
+
+    def _due(self, entry: Entry) -> float:
+        """Return until when the store's word for an entry is fresh."""
+        changes = self._changes
+        if entry.gaps != self._gaps or changes is None:
+            return entry.due
+        told = min(changes.heard + self._settings.fresh_seconds, entry.confirmed + _TRUST_SECONDS)
+        return max(entry.due, told)
+
+    def _left(self, entry: Entry) -> float:
+        return self._due(entry) - self._clock()
+
+    # Asking
 
     def _run(self, owner: _Owner, load: _Load) -> None:
+        with self._mutex:
+            old = self._touched(owner)
+            gaps = self._gaps  # before the store is asked: what changes later is announced
         try:
-            entry = self._ask(owner, self._recent(owner))
+            entry = self._ask(owner, old, gaps)
         except BaseException as error:  # noqa: BLE001 - it is raised where the result is waited for
             with self._mutex:
                 self._end(owner, load)
@@ -178,7 +314,8 @@ class ModelCache:
             return
         with self._mutex:
             if self._end(owner, load):
-                self._put(owner, entry)
+                outdated = entry.generation < load.announced
+                self._put(owner, self._outdated(entry) if outdated else entry)
         load.set_result(entry)
 
     def _end(self, owner: _Owner, load: _Load) -> bool:
@@ -188,11 +325,7 @@ class ModelCache:
         del self._loads[owner]
         return True
 
-    def _fresh(self, owner: _Owner) -> Entry | None:
-        entry = self._recent(owner)
-        return entry if entry is not None and self._clock() < entry.due else None
-
-    def _ask(self, owner: _Owner, old: Entry | None) -> Entry:
+    def _ask(self, owner: _Owner, old: Entry | None, gaps: int) -> Entry:
         """Return what the store says now, or else go on with what it said before."""
         tenant, user = owner
         store = self._store.of_tenant(tenant)
@@ -200,57 +333,79 @@ class ModelCache:
         due = now + self._settings.fresh_seconds
         try:
             if old is not None and old.generation == store.head(user).generation > 0:
-                return replace(old, due=due, confirmed=now, stale=False)
+                if isinstance(old.model, PersonalModel):
+                    return replace(old, due=due, confirmed=now, gaps=gaps, stale=False)
+                if now - old.confirmed < _TRUST_SECONDS:
+                    return replace(old, due=due)  # unreadable, as it was a moment ago
             stored = store.fetch(user)
+        except BlobError:
+            return self._unreadable(0, None, now)
         except StoreError:
             with self._mutex:
                 self.figures.store_failures += 1
             if old is not None and now - old.confirmed < self._settings.stale_seconds:
-                return replace(old, due=due, stale=True)
+                return replace(old, due=due, gaps=_UNANNOUNCED, stale=True)
             return Entry(NullModel("store_unavailable"), 0, None, due, now)
         if stored is None:
-            return Entry(NullModel("unknown_user"), 0, None, due, now)
-        model: PersonalModel | NullModel
+            return Entry(NullModel("unknown_user"), 0, None, due, now, gaps)
+        info = _info(stored)
         try:
             model = PersonalModel.from_blob(
                 stored.blob, generation=stored.generation, weight=self._settings.weight
             )
         except BlobError:
-            model = NullModel("bad_blob")
+            return self._unreadable(stored.generation, info, now)
         with self._mutex:
-            if isinstance(model, NullModel):
-                self.figures.blob_failures += 1
-            else:
-                self.figures.loads += 1
-        info = UserInfo(
-            **{name: getattr(stored, name) for name in UserInfo.__dataclass_fields__}
-        )  # without the blob, which would stay in memory
-        return Entry(model, stored.generation, info, due, now)
+            self.figures.loads += 1
+        return Entry(model, stored.generation, info, due, now, gaps)
 
-    def _recent(self, owner: _Owner) -> Entry | None:
+    def _unreadable(self, generation: int, info: UserInfo | None, now: float) -> Entry:
+        """Return the entry of a model that cannot be read: it may be mended in its place."""
         with self._mutex:
-            return self._touched(owner)
+            self.figures.blob_failures += 1
+        due = now + self._settings.fresh_seconds
+        return Entry(NullModel("bad_blob"), generation, info, due, now)
+
+    # Keeping; all with the mutex held
+
+    @property
+    def _bytes(self) -> int:
+        return self._models.bytes + self._absent.bytes
 
     def _touched(self, owner: _Owner) -> Entry | None:
-        entry = self._entries.get(owner)
-        if entry is not None:
-            self._entries.move_to_end(owner)
-        return entry
+        return self._models.touched(owner) or self._absent.touched(owner)
 
     def _put(self, owner: _Owner, entry: Entry) -> None:
         """Keep ``entry``, which may be larger than the bound: then it is the only one."""
         self._remove(owner)
-        self._entries[owner] = entry
+        bound = self._settings.cache_bytes
+        known = isinstance(entry.model, PersonalModel)
+        (self._models if known else self._absent).put(owner, entry)
         self.figures.entries += 1
-        self.figures.models += isinstance(entry.model, PersonalModel)
+        self.figures.models += known
         self.figures.bytes += entry.bytes
-        while self.figures.bytes > self._settings.cache_bytes and len(self._entries) > 1:
-            self._remove(next(iter(self._entries)))
-            self.figures.evictions += 1
+        while self._absent.bytes > _ABSENT_SHARE * bound and len(self._absent) > 1:
+            self._evict(self._absent)
+        while self._bytes > bound and len(self._models) > 1:
+            self._evict(self._models)
+
+    def _evict(self, shelf: _Shelf) -> None:
+        self._remove(shelf.oldest())
+        self.figures.evictions += 1
+
+    def _drop(self, owner: _Owner) -> None:
+        self._loads.pop(owner, None)
+        self._remove(owner)
 
     def _remove(self, owner: _Owner) -> None:
-        entry = self._entries.pop(owner, None)
-        if entry is not None:
-            self.figures.entries -= 1
-            self.figures.models -= isinstance(entry.model, PersonalModel)
-            self.figures.bytes -= entry.bytes
+        for shelf in (self._models, self._absent):
+            entry = shelf.pop(owner)
+            if entry is not None:
+                self.figures.entries -= 1
+                self.figures.models -= shelf is self._models
+                self.figures.bytes -= entry.bytes
+
+
+def _info(stored: Stored) -> UserInfo:
+    """Return what is known of a model without the blob, which would stay in memory."""
+    return UserInfo(**{name: getattr(stored, name) for name in UserInfo.__dataclass_fields__})
