@@ -6,6 +6,7 @@ letters before it: all of them, and the last 10, 30, … only, as if the person 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Collection
@@ -115,8 +116,8 @@ def evaluate(
 ) -> tuple[list[dict[str, Any]], Collection[str]]:
     """Return every person's figures, and who has too little mail to be tested.
 
-    Figures of people who were done are read from ``folder``; a person's are written when they are
-    whole. Settings that change them belong in the folder's name: they are not compared.
+    Figures of people who were done are read from ``folder``, if their mail is still the same; a
+    person's are written when they are whole. Settings that change them belong in the folder's name.
     """
     chosen = {user: letters for user, letters in mail.items() if len(letters) >= FEWEST_LETTERS}
     folder.mkdir(parents=True, exist_ok=True)
@@ -125,9 +126,10 @@ def evaluate(
     found = []
     for i, user in enumerate(sorted(chosen)):
         path = folder / f"{i:04}.json"
-        kept = _kept(path, user)
-        if kept is None:
-            kept = evaluate_user(
+        mail_digest = _digest(user, chosen[user])
+        figures = _kept(path, mail_digest)
+        if figures is None:
+            figures = evaluate_user(
                 user,
                 chosen[user],
                 plan=plan,
@@ -137,11 +139,11 @@ def evaluate(
                 progress=progress,
             )
             beside = path.with_suffix(".partial")
-            beside.write_text(json.dumps(kept))
+            beside.write_text(json.dumps({"mail": mail_digest, "figures": figures}))
             beside.replace(path)
         else:
             progress.advance(tokens[user])
-        found.append(kept)
+        found.append(figures)
     return found, sorted(set(mail) - set(chosen))
 
 
@@ -149,9 +151,20 @@ def _test_tokens(letters: list[Letter], plan: Plan) -> int:
     return sum(letter.tokens for letter in split(letters, plan.test_share)[1])
 
 
-def _kept(path: Path, user: str) -> dict[str, Any] | None:
+def _digest(user: str, letters: list[Letter]) -> str:
+    """Return what tells whether figures are those of this mail."""
+    digest = hashlib.blake2b(user.encode(), digest_size=16)
+    for letter in letters:
+        digest.update(f"{letter.when} {letter.words} {len(letter.passages)}".encode())
+        for ids in letter.passages:
+            digest.update(len(ids).to_bytes(8, "little") + ids.astype("<u4").tobytes())
+    return digest.hexdigest()
+
+
+def _kept(path: Path, mail_digest: str) -> dict[str, Any] | None:
     try:
-        kept: dict[str, Any] = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
+        kept = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):  # none, or cut off
         return None
-    return kept if kept.get("user") == user else None
+    found: dict[str, Any] = kept["figures"]
+    return found if kept["mail"] == mail_digest else None

@@ -155,6 +155,17 @@ def test_who_was_done_is_not_asked_again(tmp_path: Path) -> None:
     assert run(tmp_path, shared, mails) == (users, few)
 
 
+def test_other_mail_is_tested_anew(tmp_path: Path) -> None:
+    mails = {"ann": mail(1, 20)}
+    (first,), _ = run(tmp_path, Shared(), mails)
+    mails["ann"].append(letter(LINES[2], 99.0))
+    (second,), _ = run(tmp_path, Shared(), mails)
+    assert (
+        first["letters"] + first["test_letters"] + 1 == second["letters"] + second["test_letters"]
+    )
+    assert run(tmp_path, Shared(), mails)[0] == [second]
+
+
 def test_a_cut_answer_of_the_global_lm_is_asked_for_again(tmp_path: Path) -> None:
     shared = Shared()
     targets = Targets(shared, "shared", tmp_path)
