@@ -124,8 +124,8 @@ def evaluate(
     tokens = {user: _test_tokens(letters, plan) for user, letters in chosen.items()}
     progress.stage("testing", sum(tokens.values()))
     found = []
-    for i, user in enumerate(sorted(chosen)):
-        path = folder / f"{i:04}.json"
+    for user in sorted(chosen):
+        path = folder / f"{hashlib.blake2b(user.encode(), digest_size=8).hexdigest()}.json"
         mail_digest = _digest(user, chosen[user])
         figures = _kept(path, mail_digest)
         if figures is None:

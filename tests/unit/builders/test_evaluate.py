@@ -151,7 +151,8 @@ def test_who_was_done_is_not_asked_again(tmp_path: Path) -> None:
     assert run(tmp_path, shared, mails) == (users, few)
     assert shared.asked == asked
     # a file that a killed run left is no result
-    (tmp_path / "users" / "0001.json").write_text('{"user": "bo", "amo')
+    for path in (tmp_path / "users").iterdir():
+        path.write_bytes(path.read_bytes()[:-9])
     assert run(tmp_path, shared, mails) == (users, few)
 
 
