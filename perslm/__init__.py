@@ -18,7 +18,7 @@ model         what a beam search calls: states, weights, score, mix
 interpolate   λ, and mixing
 beam          a reference beam search, and the protocol of a global LM
 store         users to blobs, in anything that speaks the Redis protocol (``embedded``)
-client        the same calls against a scoring service (``remote``)
+client        the same calls against a scoring service (``remote``, ``async_client``)
 arpa, openfst other toolkits' files
 cli           the command line, which also drives ``builders`` and ``service``
 errors        every exception
@@ -30,6 +30,7 @@ errors        every exception
 
 from perslm import errors
 from perslm._backend import NAME as backend  # noqa: N811 - a word that callers read, not a constant
+from perslm.async_client import AsyncClient, AsyncRemoteModel
 from perslm.beam import GlobalModel, Hypothesis, PersonalOnly, PooledModel, search
 from perslm.client import Client
 from perslm.model import NullModel, PersonalModel, Scorer
@@ -40,6 +41,8 @@ from perslm.vocabulary import Vocabulary
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncClient",
+    "AsyncRemoteModel",
     "Client",
     "GlobalModel",
     "Hypothesis",

@@ -1,23 +1,27 @@
-"""gRPC for ``perslm.client``; see ``perslm._transport`` for what a transport does.
+"""gRPC for the clients: what is asked, and the wire of those that block; see ``perslm._transport``.
 
-The only code that knows the gRPC library; ``perslm/v1/scorer.proto`` documents the calls. All
-models of a client share one connection. Each keeps one stream open for its score requests, which is
-opened at the first of them and again after a failure; two threads read and write it. Requests of
-one model go one after the other.
+``perslm/v1/scorer.proto`` documents the calls; the wire for event loops is ``perslm._grpc_async``.
+All models of a client share one connection. Each keeps one stream open for its score requests,
+which is opened at the first of them and again after a failure; two threads read and write it.
+Requests of one model go one after the other.
 """
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
+import time
 import weakref
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, NoReturn, TypeAlias, TypeVar
+from typing import Any, Final, NoReturn, Self, TypeAlias, TypeVar
 
 import urllib3
 
-from perslm._transport import Credentials, Session, no_answer, refuse
+from perslm._steps import Steps
+from perslm._transport import Credentials, UnansweredError, exchange, refuse
 from perslm.errors import ArgumentError, MissingExtraError, ServiceError
 
 try:
@@ -30,7 +34,8 @@ except ModuleNotFoundError as missing:
     raise MissingExtraError("a service over gRPC", "grpc") from missing
 
 _SERVICE: Final = scorer_pb2.DESCRIPTOR.services_by_name["Scorer"].full_name
-_OPTIONS: Final = (
+STREAM: Final = f"/{_SERVICE}/ScoreStream"
+OPTIONS: Final = (
     ("grpc.max_receive_message_length", -1),  # models may be large
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),  # clients share nothing
@@ -56,129 +61,217 @@ _SILENT: Final = (  # what gRPC itself says, if there is no word of the service
     grpc.StatusCode.INTERNAL,
 )
 _NAMES: Final = {status.value[0]: status for status in grpc.StatusCode}
+_OVERLOADED_SECONDS: Final = 1.0  # what scorer.proto says
+_LONGEST_MS: Final = (1 << 31) - 1
 
 _M = TypeVar("_M", bound=Message)
 _Metadata: TypeAlias = tuple[tuple[str, str], ...]
 
 
-class GrpcTransport:
-    """A transport to the service at a ``grpc``, ``grpcs`` or ``grpc+unix`` URL."""
+@dataclass(frozen=True, slots=True)
+class GrpcRequest:
+    """A message: for the stream of ``line`` if there is one, else for the call at ``path``."""
 
-    def __init__(self, url: str, timeout: float, credentials: Credentials) -> None:
-        self._timeout = timeout
-        self._metadata: _Metadata = ()
+    path: str
+    body: bytes
+    line: Any = None
+    again: bool = True
+    fresh: bool = False
+
+    def afresh(self) -> Self:
+        """Return the same request for a stream that was not kept open."""
+        return replace(self, fresh=True)
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcReply:
+    """The message of a reply; or the status of a refusal, and the service's word for it."""
+
+    body: bytes
+    status: grpc.StatusCode = grpc.StatusCode.OK
+    code: str | None = None
+
+    @property
+    def pause(self) -> float | None:
+        """After how many seconds to come back, if the service is overloaded; else None."""
+        return _OVERLOADED_SECONDS if self.code == "overloaded" else None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamReply:
+    """A reply of a stream."""
+
+    answer: scorer_pb2.StreamAnswer
+
+    @classmethod
+    def of(cls, body: bytes) -> Self:
+        """Return the reply that a message is."""
+        return cls(_parsed(scorer_pb2.StreamAnswer, body))
+
+    @property
+    def pause(self) -> float | None:
+        """After how many seconds to come back, if the service is overloaded; else None."""
+        return _OVERLOADED_SECONDS if self.answer.problem.code == "overloaded" else None
+
+
+class GrpcCalls:
+    """What is asked of the service at a ``grpc``, ``grpcs`` or ``grpc+unix`` URL.
+
+    For the wire: ``target``, the ``metadata`` of every call, and ``credentials`` if TLS is spoken.
+    """
+
+    def __init__(self, url: str, credentials: Credentials) -> None:
+        self.metadata: _Metadata = ()
         if credentials.token is not None:
-            self._metadata = (("authorization", f"Bearer {credentials.token}"),)
-        scheme, target = _target(url)
-        self.location = f"grpc+{target}" if scheme == "grpc+unix" else f"{scheme}://{target}"
+            self.metadata = (("authorization", f"Bearer {credentials.token}"),)
+        scheme, self.target = _target(url)
+        self.location = (
+            f"grpc+{self.target}" if scheme == "grpc+unix" else f"{scheme}://{self.target}"
+        )
+        self.credentials: grpc.ChannelCredentials | None = None
         if scheme == "grpcs":
-            self._channel = grpc.secure_channel(target, _trust(credentials), _OPTIONS)
-        elif credentials.tls:
+            self.credentials = _trust(credentials)
+        elif credentials.files:
             raise ArgumentError("certificates are for grpcs://: the URL must be one")
-        else:
-            self._channel = grpc.insecure_channel(target, _OPTIONS)
 
-    def close(self) -> None:
-        """Close the connection."""
-        self._channel.close()
-
-    def user(self, user: str) -> dict[str, Any]:
+    def user(self, user: str) -> Steps[dict[str, Any]]:
         """Return metadata of the user's model."""
-        reply = self._call("GetUser", scorer_pb2.GetUserRequest(user=user), scorer_pb2.User)
+        asked = scorer_pb2.GetUserRequest(user=user)
+        reply = yield from _call("GetUser", asked, scorer_pb2.User)
         facts = {field.name: getattr(reply, field.name) for field in reply.DESCRIPTOR.fields}
         return {**facts, "ngrams": list(reply.ngrams)}
 
-    def blob(self, user: str, unless: int | None) -> tuple[int, bytes] | None:
+    def blob(self, user: str, unless: int | None) -> Steps[tuple[int, bytes] | None]:
         """Return generation and bytes of the user's model; None if that is still ``unless``."""
         asked = scorer_pb2.GetModelRequest(user=user, unless=unless)
-        reply = self._call("GetModel", asked, scorer_pb2.Model)
+        reply = yield from _call("GetModel", asked, scorer_pb2.Model)
         if reply.unchanged and unless is not None:
             return None
         return reply.generation, reply.blob
 
-    def forget(self, user: str) -> None:
+    def forget(self, user: str) -> Steps[None]:
         """Delete every generation of the user's model."""
-        self._call("Forget", scorer_pb2.ForgetRequest(user=user), scorer_pb2.Forgotten)
+        asked = scorer_pb2.ForgetRequest(user=user)
+        yield from _call("Forget", asked, scorer_pb2.Forgotten, again=False)
 
-    def check(self) -> None:
+    def check(self) -> Steps[None]:
         """Return if models can be loaded."""
         asked = health_pb2.HealthCheckRequest(service=_SERVICE)
-        reply = self._call("Check", asked, health_pb2.HealthCheckResponse, "grpc.health.v1.Health")
-        if reply.status != health_pb2.HealthCheckResponse.SERVING:
+        kind = health_pb2.HealthCheckResponse
+        reply = yield from _call("Check", asked, kind, service="grpc.health.v1.Health")
+        if reply.status != kind.SERVING:
             refuse("it does not serve", 503, "store_unavailable")
 
-    def session(self) -> Session:
-        """Return a session, with a stream of its own."""
-        return _Session(self)
-
-    def open_stream(self) -> _Stream:
-        """Return a new stream of score requests."""
-        method: grpc.StreamStreamMultiCallable[bytes, bytes] = self._channel.stream_stream(
-            f"/{_SERVICE}/ScoreStream"
-        )
-        return _Stream(method, self._metadata, self._timeout)
-
-    def fail(self, error: grpc.RpcError) -> NoReturn:
-        """Raise what the end of a call stands for."""
-        assert isinstance(error, grpc.Call)
-        status, code = error.code(), _code(error)
-        if code is None and status in _SILENT:
-            raise no_answer(self.location, status.name) from None
-        _refuse(status, code)
-
-    def _call(self, name: str, request: Message, kind: type[_M], service: str = _SERVICE) -> _M:
-        method: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(
-            f"/{service}/{name}"
-        )
-        body = request.SerializeToString()
-        for last in (False, True):
-            try:
-                reply = method(body, timeout=self._timeout, metadata=self._metadata)
-                break
-            except grpc.RpcError as error:
-                if last or not _is_hung_up(error):
-                    self.fail(error)
-        return _parsed(kind, reply)
-
-
-class _Session:
-    """The stream of one model."""
-
-    def __init__(self, transport: GrpcTransport) -> None:
-        self._transport = transport
-        self._stream: _Stream | None = None
-        self._mutex = threading.Lock()
-
-    def scores(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """Send a score request and return the fields of its answer."""
+    def scores(self, line: Any, fields: Mapping[str, Any]) -> Steps[dict[str, Any]]:
+        """Return the fields of the answer to a score request."""
         body = _request(fields).SerializeToString()
-        with self._mutex:
-            reply = self._exchange(body)
-        answer = _parsed(scorer_pb2.StreamAnswer, reply)
+        reply = yield from exchange(GrpcRequest(STREAM, body, line), StreamReply)
+        answer = reply.answer
         if answer.HasField("problem"):
             problem = answer.problem
             _refuse(_NAMES.get(problem.status, grpc.StatusCode.UNKNOWN), problem.code)
         return _fields(answer.answer, flat_ids="top_k" not in fields)
 
-    def _exchange(self, body: bytes) -> bytes:
+    def stream_body(self, request: GrpcRequest, until: float) -> bytes:
+        """Return a score request's message with the time that is left, for streams have no other.
+
+        Fields of protobuf may be appended. Raises UnansweredError if the deadline has passed.
+        """
+        waits = min(math.ceil(self.time_left(until) * 1000), _LONGEST_MS)
+        return request.body + scorer_pb2.ScoreRequest(timeout_ms=waits).SerializeToString()
+
+    def time_left(self, until: float) -> float:
+        """Return the seconds to the deadline; raises UnansweredError if it has passed."""
+        left = until - time.monotonic()
+        if left <= 0:
+            raise UnansweredError(self.location, "timeout", sent=False)
+        return left
+
+    def refusal(self, status: grpc.StatusCode, metadata: Any, *, kept: bool = True) -> GrpcReply:
+        """Return what the service said at the end of a call; raises UnansweredError if nothing.
+
+        ``kept`` tells whether the connection or stream had been kept open, or may have been.
+        """
+        code = dict(metadata or ()).get("perslm-code")  # nobody else says that
+        code = code if isinstance(code, str) else None
+        hung_up = status is grpc.StatusCode.UNAVAILABLE and code in (None, "draining")
+        if hung_up or (code is None and status in _SILENT):
+            kind = status.name if code is None else code
+            raise UnansweredError(self.location, kind, sent=code is None, stale=kept and hung_up)
+        return GrpcReply(b"", status, code)
+
+    def end_of_stream(self, status: grpc.StatusCode, metadata: Any, *, kept: bool) -> NoReturn:
+        """Raise what the end of a stream stands for, other than a regular one."""
+        reply = self.refusal(status, metadata, kept=kept)
+        _refuse(reply.status, reply.code)
+
+
+class GrpcWire:
+    """Carries requests by a channel of grpc."""
+
+    def __init__(self, calls: GrpcCalls) -> None:
+        self._calls = calls
+        if calls.credentials is None:
+            self._channel = grpc.insecure_channel(calls.target, OPTIONS)
+        else:
+            self._channel = grpc.secure_channel(calls.target, calls.credentials, OPTIONS)
+
+    def send(self, request: GrpcRequest, until: float) -> GrpcReply | StreamReply:
+        """Send a request and return the reply."""
+        if request.line is not None:
+            assert isinstance(request.line, _Line)
+            return StreamReply.of(request.line.exchange(request, until))
+        method: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(request.path)
+        left = self._calls.time_left(until)
+        try:
+            return GrpcReply(method(request.body, timeout=left, metadata=self._calls.metadata))
+        except grpc.RpcError as error:
+            return self._calls.refusal(*_end(error))
+
+    def line(self) -> _Line:
+        """Return a line with a stream of its own."""
+        return _Line(self._calls, self._channel)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+
+class _Line:
+    """The stream of one model."""
+
+    def __init__(self, calls: GrpcCalls, channel: grpc.Channel) -> None:
+        self._calls = calls
+        self._channel = channel
+        self._stream: _Stream | None = None
+        self._mutex = threading.Lock()
+
+    def exchange(self, request: GrpcRequest, until: float) -> bytes:
+        if not self._mutex.acquire(timeout=self._calls.time_left(until)):
+            raise UnansweredError(self._calls.location, "timeout", sent=False)
+        try:
+            return self._exchange(request, until)
+        finally:
+            self._mutex.release()
+
+    def _exchange(self, request: GrpcRequest, until: float) -> bytes:
+        body = self._calls.stream_body(request, until)
         stream, self._stream = self._stream, None  # kept again if it answers
-        while True:
-            kept = stream is not None
-            stream = stream or self._transport.open_stream()
-            try:
-                reply = stream.exchange(body)
-            except EOFError:
-                if not kept:
-                    raise no_answer(self._transport.location, "end of stream") from None
-            except TimeoutError:
-                raise no_answer(self._transport.location, "timeout") from None
-            except grpc.RpcError as error:
-                if not kept or not _is_hung_up(error):
-                    self._transport.fail(error)
-            else:
-                self._stream = stream
-                return reply
-            stream = None  # the other side hung up: now on a new one
+        kept = stream is not None and not request.fresh
+        left = self._calls.time_left(until)
+        location = self._calls.location
+        if stream is None or not kept:
+            stream = _Stream(self._channel, self._calls.metadata)
+        try:
+            reply = stream.exchange(body, left)
+        except EOFError:
+            raise UnansweredError(location, "end of stream", stale=kept) from None
+        except TimeoutError:
+            raise UnansweredError(location, "timeout") from None
+        except grpc.RpcError as error:
+            self._calls.end_of_stream(*_end(error), kept=kept)
+        self._stream = stream
+        return reply
 
 
 class _Stream:
@@ -187,13 +280,8 @@ class _Stream:
     It ends, too, when nobody has it any more; its threads hold only its queues.
     """
 
-    def __init__(
-        self,
-        method: grpc.StreamStreamMultiCallable[bytes, bytes],
-        metadata: _Metadata,
-        timeout: float,
-    ) -> None:
-        self._timeout = timeout
+    def __init__(self, channel: grpc.Channel, metadata: _Metadata) -> None:
+        method: grpc.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(STREAM)
         self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._replies: queue.SimpleQueue[bytes | grpc.RpcError | None] = queue.SimpleQueue()
         self._call = method(iter(self._requests.get, None), metadata=metadata)
@@ -202,7 +290,7 @@ class _Stream:
         ).start()
         weakref.finalize(self, self._call.cancel)
 
-    def exchange(self, body: bytes) -> bytes:
+    def exchange(self, body: bytes, seconds: float) -> bytes:
         """Send a message and return the one that answers it.
 
         Raises grpc.RpcError if the call failed, EOFError if it ended, TimeoutError; the stream is
@@ -210,7 +298,7 @@ class _Stream:
         """
         self._requests.put(body)
         try:
-            reply = self._replies.get(timeout=self._timeout)
+            reply = self._replies.get(timeout=seconds)
         except queue.Empty:
             self._call.cancel()
             raise TimeoutError from None
@@ -235,6 +323,16 @@ def _receive(
         end = error
     replies.put(end)
     requests.put(None)
+
+
+def _call(
+    name: str, request: Message, kind: type[_M], *, service: str = _SERVICE, again: bool = True
+) -> Steps[_M]:
+    asked = GrpcRequest(f"/{service}/{name}", request.SerializeToString(), again=again)
+    reply = yield from exchange(asked, GrpcReply)
+    if reply.status is not grpc.StatusCode.OK:
+        _refuse(reply.status, reply.code)
+    return _parsed(kind, reply.body)
 
 
 def _request(fields: Mapping[str, Any]) -> scorer_pb2.ScoreRequest:
@@ -284,24 +382,17 @@ def _refuse(status: grpc.StatusCode, code: str | None) -> NoReturn:
     refuse(f"gRPC status {status.name}", _HTTP_STATUS.get(status, 500), code)
 
 
-def _code(error: grpc.Call) -> str | None:
-    """Return the service's word for what went wrong; None if it is not the service that says so."""
-    code = dict(error.trailing_metadata() or ()).get("perslm-code")
-    return code if isinstance(code, str) else None
-
-
-def _is_hung_up(error: grpc.RpcError) -> bool:
-    """Tell whether a connection that was kept open turned out to be dead, or is about to be."""
+def _end(error: grpc.RpcError) -> tuple[grpc.StatusCode, Any]:
+    """Return the status and the trailing metadata that a call ended with."""
     assert isinstance(error, grpc.Call)
-    return error.code() is grpc.StatusCode.UNAVAILABLE and _code(error) in (None, "draining")
+    return error.code(), error.trailing_metadata()
 
 
 def _trust(credentials: Credentials) -> grpc.ChannelCredentials:
-    files = {name: Path(path).read_bytes() for name, path in credentials.tls.items()}
-    certificate = files.get("cert_file")
-    return grpc.ssl_channel_credentials(
-        files.get("ca_certs"), files.get("key_file", certificate), certificate
-    )
+    credentials.context()  # raises what is wrong with the files, which gRPC would only log
+    files = {name: Path(path).read_bytes() for name, path in credentials.files.items()}
+    certificate = files.get("cert")
+    return grpc.ssl_channel_credentials(files.get("ca"), files.get("key", certificate), certificate)
 
 
 def _target(url: str) -> tuple[str, str]:

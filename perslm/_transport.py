@@ -1,22 +1,33 @@
-"""What ``perslm.client`` needs of a way to the service, and the choice of one by URL.
+"""What a client needs of a way to the service, and the choice of one by URL.
 
-``perslm._http_transport`` and ``perslm._grpc_transport`` are the ways. Both send what they are
-given and return what they got, with the same types, unchecked; whatever goes wrong is one of the
-errors that :func:`refuse` raises or that :func:`no_answer` returns.
+A way has two halves. *Calls* say what is asked and read the replies, as steps of ``perslm._steps``:
+``perslm._http_transport`` and ``perslm._grpc_transport`` have them. A *wire* carries requests: one
+that blocks beside the calls, one that awaits in ``perslm._http_async`` and ``perslm._grpc_async``.
+Whatever goes wrong is one of the errors of this module, or NoModelError.
+
+**What is sent twice.** :func:`exchange` alone decides. A request that may be sent again (all but
+``forget``) is, once, if the connection had been kept open and turned out to be closed, or if the
+service is overloaded and says when to come back; never after the deadline.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, NoReturn, Protocol, Self, TypeVar
 
+from perslm._steps import AsyncWire, Pause, Send, Steps, Wire
 from perslm.errors import ArgumentError, NoModelError, ServiceError
 
 UNABLE: Final = ("store_unavailable", "bad_blob", "loading")
 """What a service says when there may be a model but not one to use."""
+
+_NOTHING_DONE: Final = ("overloaded", "draining")  # refused before anything is looked at
+_JITTER: Final = 0.25  # so that those who were refused together do not come back together
 
 
 class UnableError(ServiceError):
@@ -25,6 +36,31 @@ class UnableError(ServiceError):
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(f"the scoring service cannot use a model: {reason}")
+
+
+class RefusedError(ServiceError):
+    """The service said no; ``code`` is its word, if it is one."""
+
+    def __init__(self, what: str, status: int, code: str | None) -> None:
+        self.code = code
+        said = "" if code is None else f", {code}"
+        super().__init__(f"the scoring service refused: {what}{said}", status)
+
+
+class UnansweredError(ServiceError):
+    """There is no answer; ``kind`` says how, without content.
+
+    ``sent`` tells whether the service may have got the request, ``stale`` whether the connection
+    was one that had been kept open, and was closed before anything came back.
+    """
+
+    def __init__(self, location: str, kind: str, *, sent: bool = True, stale: bool = False) -> None:
+        self.sent = sent
+        self.stale = stale
+        super().__init__(
+            f"no answer from the scoring service at {location} ({kind}): is perslm serve running "
+            "there, and is the timeout long enough?"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,82 +74,152 @@ class Credentials:
     def __post_init__(self) -> None:
         if self.token is not None and not re.fullmatch(r"[!-~]+", self.token):
             raise ArgumentError("a token is ASCII text without spaces: is a line end in it?")
-        for path in self.tls.values():
+        for path in self.files.values():
             if not os.path.isfile(path):
                 raise ArgumentError(
                     f"there is no file {path}, where a certificate or key should be"
                 )
 
     @property
-    def tls(self) -> dict[str, str]:
-        """Return the files by what urllib3 calls them."""
-        options = {} if self.ca is None else {"ca_certs": self.ca}
+    def files(self) -> dict[str, str]:
+        """Return the PEM files that are given: ``ca``, ``cert``, and ``key`` if it is another."""
+        found = {} if self.ca is None else {"ca": self.ca}
         if isinstance(self.cert, str):
-            options["cert_file"] = self.cert
+            found["cert"] = self.cert
         elif self.cert is not None:
-            options["cert_file"], options["key_file"] = self.cert
-        return options
+            found["cert"], found["key"] = self.cert
+        return found
+
+    def context(self) -> ssl.SSLContext:
+        """Return how to speak TLS; raises ArgumentError for files that are not PEM."""
+        files = self.files
+        try:
+            context = ssl.create_default_context(cafile=files.get("ca"))
+            if "cert" in files:
+                context.load_cert_chain(files["cert"], files.get("key"))
+        except (ssl.SSLError, OSError) as error:
+            raise ArgumentError(
+                f"a certificate or key cannot be used ({type(error).__name__}): are ca and cert "
+                "PEM files, and is the key that of the certificate?"
+            ) from None
+        return context
 
 
-class Session(Protocol):
-    """Sends the score requests of one model; thread-safe."""
+class Calls(Protocol):
+    """What can be asked of a service.
 
-    def scores(self, fields: Mapping[str, object]) -> dict[str, Any]:
-        """Send a score request and return the fields of its answer, neither of them checked.
-
-        Fields are those of ``POST /v1/score``, arrays as ``perslm.wire`` packs them. Raises
-        ServiceError, or NoModelError.
-        """
-        ...
-
-
-class Transport(Protocol):
-    """Connections to a service; thread-safe; nothing is connected before the first use.
-
-    ``location`` is the URL without credentials, fit to be shown. All calls raise ServiceError if
-    there is no proper answer, and NoModelError if it is that there is no such user. A connection
-    that was kept open can turn out to be dead, so a request may be sent twice.
+    ``location`` is the URL without credentials, fit to be shown. All raise ServiceError if there is
+    no proper answer, and NoModelError if it is that there is no such user. Answers are not checked
+    here.
     """
 
     location: str
 
-    def user(self, user: str) -> dict[str, Any]:
+    def user(self, user: str) -> Steps[dict[str, Any]]:
         """Return metadata of the user's model."""
         ...
 
-    def blob(self, user: str, unless: int | None) -> tuple[int, bytes] | None:
+    def blob(self, user: str, unless: int | None) -> Steps[tuple[int, bytes] | None]:
         """Return generation and bytes of the user's model; None if that is still ``unless``."""
         ...
 
-    def forget(self, user: str) -> None:
+    def forget(self, user: str) -> Steps[None]:
         """Delete every generation of the user's model."""
         ...
 
-    def check(self) -> None:
+    def check(self) -> Steps[None]:
         """Return if models can be loaded."""
         ...
 
-    def session(self) -> Session:
-        """Return a session for the score requests of one model."""
+    def scores(self, line: Any, fields: Mapping[str, Any]) -> Steps[dict[str, Any]]:
+        """Return the fields of the answer to a score request, by a line of the wire.
+
+        Fields are those of ``POST /v1/score``, arrays as ``perslm.wire`` packs them.
+        """
         ...
 
-    def close(self) -> None:
-        """Close the connections."""
+
+class Request(Protocol):
+    """What a wire sends. ``again`` tells whether it may be sent twice."""
+
+    @property
+    def again(self) -> bool: ...
+
+    def afresh(self) -> Self:
+        """Return the same request for a connection that was not kept open."""
         ...
 
 
-def open_transport(url: str, timeout: float, credentials: Credentials) -> Transport:
-    """Return the transport to the service at a URL.
+class Reply(Protocol):
+    """What a wire brings."""
+
+    @property
+    def pause(self) -> float | None:
+        """After how many seconds to come back, if the service is overloaded; else None."""
+        ...
+
+
+_R = TypeVar("_R", bound=Reply)
+
+
+def exchange(request: Request, kind: type[_R]) -> Steps[_R]:
+    """Send a request, and once more if that is safe and may help; return the reply."""
+    try:
+        reply = yield Send(request)
+    except UnansweredError as error:
+        if not error.stale or not request.again:
+            raise
+        reply = yield Send(request.afresh())
+        return _of(kind, reply)
+    first = _of(kind, reply)
+    if first.pause is not None and request.again:
+        waited = yield Pause(first.pause * random.uniform(1, 1 + _JITTER))
+        if waited:
+            reply = yield Send(request)
+            return _of(kind, reply)
+    return first
+
+
+def _of(kind: type[_R], reply: Any) -> _R:
+    assert isinstance(reply, kind)
+    return reply
+
+
+def open_transport(url: str, credentials: Credentials) -> tuple[Calls, Wire]:
+    """Return the calls to the service at a URL, and a wire that blocks.
 
     Raises ArgumentError if it is none, MissingExtraError if its transport is not installed.
     """
-    if url.startswith(("grpc:", "grpcs:", "grpc+unix:")):
-        from perslm._grpc_transport import GrpcTransport
+    if _is_grpc(url):
+        from perslm._grpc_transport import GrpcCalls, GrpcWire
 
-        return GrpcTransport(url, timeout, credentials)
-    from perslm._http_transport import HttpTransport
+        calls = GrpcCalls(url, credentials)
+        return calls, GrpcWire(calls)
+    from perslm._http_transport import HttpCalls, HttpWire
 
-    return HttpTransport(url, timeout, credentials)
+    spoken = HttpCalls(url, credentials)
+    return spoken, HttpWire(spoken)
+
+
+def open_async_transport(url: str, credentials: Credentials) -> tuple[Calls, AsyncWire]:
+    """Return the calls to the service at a URL, and a wire that awaits; raises as the other."""
+    if _is_grpc(url):
+        from perslm._grpc_transport import GrpcCalls
+
+        calls = GrpcCalls(url, credentials)
+        from perslm._grpc_async import AsyncGrpcWire
+
+        return calls, AsyncGrpcWire(calls)
+    from perslm._http_transport import HttpCalls
+
+    spoken = HttpCalls(url, credentials)
+    from perslm._http_async import AsyncHttpWire
+
+    return spoken, AsyncHttpWire(spoken)
+
+
+def _is_grpc(url: str) -> bool:
+    return url.startswith(("grpc:", "grpcs:", "grpc+unix:"))
 
 
 def refuse(what: str, status: int, code: object) -> NoReturn:
@@ -129,14 +235,13 @@ def refuse(what: str, status: int, code: object) -> NoReturn:
     if code == "overloaded":  # a matter of the moment, not of the request, whatever the status
         status = 503
     known = isinstance(code, str) and re.fullmatch(r"[a-z_]{1,40}", code)
-    raise ServiceError(
-        f"the scoring service refused: {what}" + (f", {code}" if known else ""), status
-    )
+    raise RefusedError(what, status, str(code) if known else None)
 
 
-def no_answer(location: str, kind: str) -> ServiceError:
-    """Return the error for a service that does not answer; ``kind`` says how, without content."""
-    return ServiceError(
-        f"no answer from the scoring service at {location} ({kind}): is perslm serve running "
-        "there, and is the timeout long enough?"
-    )
+def is_certainly_undone(error: ServiceError) -> bool:
+    """Tell whether what was asked did certainly not happen."""
+    if isinstance(error, UnansweredError):
+        return not error.sent
+    if not isinstance(error, RefusedError) or error.code is None:
+        return False
+    return error.code in _NOTHING_DONE or 400 <= (error.status or 0) < 500

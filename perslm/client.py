@@ -24,34 +24,28 @@ of contexts grows with their number (some 200 bytes each): make a model for each
 own array back from ``mix``; ``reason`` says why, and for ``pause`` seconds nothing is asked again,
 so that a service that hangs costs one timeout and not one per step. ``strict=True`` raises instead.
 The caller's own mistakes (shapes, negative ids) are ArgumentErrors always, as with a local model.
+
+**Deadlines.** ``timeout`` bounds every call as a whole, from the connection to the last byte of the
+answer, with all that is tried again; only looking up a host's name can take longer. The service is
+told how long the caller waits. A request is sent a second time at most, within that time: if the
+connection was kept open and turned out to be closed, or if the service says that it is overloaded
+and when to come back. A deletion is sent once.
 """
 
 from __future__ import annotations
 
-import os
-import threading
-from collections import OrderedDict
-from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from perslm._transport import UNABLE, Credentials, open_transport
-from perslm.counts import MAX_ORDER
-from perslm.errors import (
-    ArgumentError,
-    BlobError,
-    NoModelError,
-    ServiceError,
-    VocabularyMismatchError,
-)
+from perslm._asking import Asking, credentials_of
+from perslm._steps import Steps, T, run
+from perslm._transport import open_transport
 from perslm.interpolate import DEFAULT_WEIGHT
-from perslm.model import NullModel, PersonalModel, check_vocabulary
-from perslm.remote import RemoteModel, reason_of
+from perslm.model import NullModel, PersonalModel
+from perslm.remote import RemoteModel
 
 if TYPE_CHECKING:
     from perslm.vocabulary import Vocabulary
-
-_FETCHED_MODELS: Final = 64
 
 
 class Client:
@@ -60,17 +54,17 @@ class Client:
     ``url`` is what ``perslm serve`` prints: ``http://HOST:PORT``, ``https://…``, ``unix:/path`` or
     ``http+unix://%2Fpath`` for HTTP; ``grpc://HOST:PORT``, ``grpcs://…`` (TLS) or
     ``grpc+unix:/path`` for gRPC, which needs ``perslm[grpc]`` and gives the same answers. Nothing
-    is connected before the first request. ``timeout`` is how many seconds to wait for a connection,
-    and for the answer to go on; over gRPC, for the whole answer. ``strict`` raises ServiceError,
-    NoModelError and VocabularyMismatchError where else a model would abstain. ``pause`` is for how
-    many seconds a model that cannot be had is not asked for again. ``stale_seconds`` is how long
-    after the service last vouched for it a fetched model is used while the service does not answer:
-    so long can a client that is cut off go on with a model that was deleted.
+    is connected before the first request. ``timeout`` is how many seconds a call may take in all.
+    ``strict`` raises ServiceError, NoModelError and VocabularyMismatchError where else a model
+    would abstain. ``pause`` is for how many seconds a model that cannot be had is not asked for
+    again. ``stale_seconds`` is how long after the service last vouched for it a fetched model is
+    used while the service does not answer: so long can a client that is cut off go on with a model
+    that was deleted.
 
     ``token`` is the API key or JSON Web Token to show (default: the environment's
     ``PERSLM_TOKEN``). For TLS, ``ca`` is a PEM file with the authorities to trust instead
     of those of the system, and ``cert`` the client's own certificate with its key: one PEM file, or
-    the two files. Raises ArgumentError for files that are not there.
+    the two files. Raises ArgumentError for files that are not there, or not PEM.
     """
 
     def __init__(
@@ -85,19 +79,14 @@ class Client:
         ca: str | None = None,
         cert: str | tuple[str, str] | None = None,
     ) -> None:
-        if not timeout > 0 or not pause >= 0 or not stale_seconds >= 0:
-            raise ArgumentError("a timeout is above 0 seconds, a pause and stale_seconds not below")
-        self.strict = strict
-        self.pause = pause
-        self.stale_seconds = stale_seconds
-        credentials = Credentials(token or os.environ.get("PERSLM_TOKEN") or None, ca, cert)
-        self._transport = open_transport(url, timeout, credentials)
-        # by user and weight: the model, and when the service last vouched for it
-        self._fetched: OrderedDict[tuple[str, float], tuple[PersonalModel, float]] = OrderedDict()
-        self._mutex = threading.Lock()
+        calls, wire = open_transport(url, credentials_of(token, ca, cert))
+        self._wire = wire
+        self._asking = Asking(
+            calls, timeout=timeout, strict=strict, pause=pause, stale_seconds=stale_seconds
+        )
 
     def __repr__(self) -> str:
-        return f"Client({self._transport.location!r})"
+        return f"Client({self._asking.calls.location!r})"
 
     def __enter__(self) -> Self:
         return self
@@ -110,9 +99,27 @@ class Client:
     ) -> None:
         self.close()
 
+    @property
+    def strict(self) -> bool:
+        """Tell whether calls raise where else a model would abstain; may be set."""
+        return self._asking.strict
+
+    @strict.setter
+    def strict(self, strict: bool) -> None:
+        self._asking.strict = strict
+
+    @property
+    def pause(self) -> float:
+        """Return for how many seconds a model that cannot be had is not asked for; may be set."""
+        return self._asking.pause
+
+    @pause.setter
+    def pause(self, seconds: float) -> None:
+        self._asking.pause = seconds
+
     def close(self) -> None:
         """Close the connections."""
-        self._transport.close()
+        self._wire.close()
 
     def model(self, user: str, vocabulary: str | Vocabulary | None = None) -> RemoteModel:
         """Return the user's model as the service has it; one request for its order.
@@ -120,7 +127,7 @@ class Client:
         With ``vocabulary`` (or its fingerprint) the model must have been built with that one;
         without, the caller vouches for the ids. Raises what ``strict`` says, if so.
         """
-        return RemoteModel(self, self._transport.session(), user, vocabulary)
+        return RemoteModel(self._asking, self._wire, user, vocabulary)
 
     def fetch(
         self,
@@ -136,23 +143,7 @@ class Client:
         a bad ``weight``, and what ``strict`` says, or BlobError for a model that cannot be read, if
         so.
         """
-        kept = self._kept(user, weight)
-        try:
-            model = self._download(user, weight, kept)
-        except (ServiceError, NoModelError, BlobError) as error:
-            if self.strict:
-                raise
-            kept = self._kept(user, weight)  # for it may have become too old by now
-            if kept is None or not isinstance(error, ServiceError):
-                return NullModel(reason_of(error))
-            model = kept
-        try:
-            check_vocabulary(vocabulary, model.vocabulary_fingerprint, model.vocabulary_size)
-        except VocabularyMismatchError as error:
-            if self.strict:
-                raise
-            return NullModel(reason_of(error))
-        return model
+        return self._run(self._asking.fetch(user, vocabulary, weight))
 
     def info(self, user: str) -> dict[str, Any]:
         """Return metadata of the user's model.
@@ -161,77 +152,20 @@ class Client:
         ``messages``, ``tokens``, ``vocabulary`` (its fingerprint), ``vocabulary_size``, ``created``
         (a POSIX time). Raises NoModelError or ServiceError, strict or not.
         """
-        facts = self._transport.user(_checked(user))
-        sound = isinstance(facts.get("vocabulary"), str) and all(
-            type(facts.get(name)) is int for name in ("order", "generation", "vocabulary_size")
-        )
-        if not sound or not 1 <= facts["order"] <= MAX_ORDER:
-            raise ServiceError("the scoring service sent metadata that cannot be")
-        return facts
+        return self._run(self._asking.info(user))
 
     def forget(self, user: str) -> bool:
         """Delete every generation of the user's model; say whether there was one.
 
-        Raises ServiceError, strict or not, if the service did not do it.
+        Raises ServiceError, strict or not, if the service did not say that it is done. If it may be
+        done all the same (there was no answer, say), a model that was fetched before is used again
+        only after the service has vouched for it.
         """
-        with self._mutex:
-            for key in [key for key in self._fetched if key[0] == user]:
-                del self._fetched[key]
-        try:
-            self._transport.forget(_checked(user))
-        except NoModelError:
-            return False
-        return True
+        return self._run(self._asking.forget(user))
 
     def health(self) -> str:
         """Return "ok", or why models cannot be loaded: ``store_unavailable`` or ``degraded``."""
-        try:
-            self._transport.check()
-        except ServiceError as error:
-            reason = reason_of(error)
-            return reason if reason in UNABLE else "degraded"
-        return "ok"
+        return self._run(self._asking.health())
 
-    def _kept(self, user: str, weight: float) -> PersonalModel | None:
-        """Return the model that was fetched before, if it may still be used."""
-        with self._mutex:
-            model, vouched = self._fetched.get((user, weight), (None, 0.0))
-            if model is not None and monotonic() - vouched >= self.stale_seconds:
-                del self._fetched[user, weight]
-                return None
-        return model
-
-    def _download(self, user: str, weight: float, kept: PersonalModel | None) -> PersonalModel:
-        asked = monotonic()
-        try:
-            found = self._transport.blob(_checked(user), None if kept is None else kept.generation)
-        except NoModelError:
-            self._drop(user, weight)
-            raise
-        if found is None:
-            assert kept is not None
-            self._keep(user, weight, kept, asked)
-            return kept
-        self._drop(user, weight)
-        generation, blob = found
-        model = PersonalModel.from_blob(blob, generation=generation, weight=weight)
-        self._keep(user, weight, model, asked)
-        return model
-
-    def _keep(self, user: str, weight: float, model: PersonalModel, vouched: float) -> None:
-        with self._mutex:
-            self._fetched[user, weight] = model, vouched
-            if len(self._fetched) > _FETCHED_MODELS:
-                self._fetched.popitem(last=False)
-
-    def _drop(self, user: str, weight: float) -> None:
-        with self._mutex:
-            self._fetched.pop((user, weight), None)
-
-
-def _checked(user: str) -> str:
-    try:
-        user.encode()
-    except UnicodeEncodeError:
-        raise ArgumentError("a user id must be valid Unicode text") from None
-    return user
+    def _run(self, steps: Steps[T]) -> T:
+        return run(steps, self._wire, self._asking.timeout)

@@ -1,7 +1,8 @@
 """A user's model behind a scoring service: what ``perslm.Client.model`` returns.
 
 How to use one is told in ``perslm.client``. Here are its states, what is asked at a beam step, and
-the checks that an answer must pass before anything of it reaches a beam search.
+the checks that an answer must pass before anything of it reaches a beam search; all of which it
+shares with the model of an async client (``perslm.async_client``).
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from perslm import wire
-from perslm._transport import UNABLE, Session, UnableError
+from perslm._asking import Asking, reason_of
+from perslm._steps import Steps, T, Wire, run
+from perslm._transport import UNABLE, UnableError
 from perslm.counts import MAX_ORDER, AnyIntegers, UInt32Array
 from perslm.errors import (
     ArgumentError,
-    BlobError,
     NoModelError,
     PerslmError,
     ServiceError,
@@ -37,30 +39,25 @@ from perslm.model import (
 )
 
 if TYPE_CHECKING:
-    from perslm.client import Client
     from perslm.vocabulary import Vocabulary
 
 _SLACK: Final = 1e-3  # how far above 0 a log-probability may be for rounding
 
 
-class RemoteModel:
-    """A user's model behind a service; made by :meth:`Client.model`, used like a PersonalModel.
+class RemoteBase:
+    """What the models of both clients have in common: all but the waiting.
 
-    ``reason`` is "ok" or why the last request brought nothing: ``unknown_user``,
-    ``vocabulary_mismatch``, ``store_unavailable``, ``bad_blob``, ``loading`` (not in the service's
-    memory yet: the next request is sent all the same), ``degraded`` (no answer, or not a proper
-    one) or ``refused`` (over a limit of the service). ``order`` and ``generation`` are those
-    of the last answer, 0 before the first. May be called from many threads.
+    The methods that return steps are conversations with the service.
     """
 
     def __init__(
-        self, client: Client, session: Session, user: str, vocabulary: str | Vocabulary | None
+        self, asking: Asking, line: Any, user: str, vocabulary: str | Vocabulary | None
     ) -> None:
         self.reason = "degraded"
         self.order = 0
         self.generation = 0
-        self._client = client
-        self._session = session
+        self._asking = asking
+        self._line = line
         self._user = user
         self._fingerprint = ""
         self._size: int | None = None
@@ -76,7 +73,6 @@ class RemoteModel:
         self._weight_of: dict[int, float] = {}  # λ by state, of one generation
         self._silent_until = 0.0
         self._mutex = threading.Lock()  # over the three tables
-        self._introduce()
 
     @property
     def vocabulary_fingerprint(self) -> str:
@@ -92,61 +88,52 @@ class RemoteModel:
         """Return a state for each history, uint32[n]; nothing is sent."""
         return self._intern([self._context(history) for history in histories])
 
-    def weights(self, states: States) -> Float32Array:
-        """Return λ of each state, float32[n]; a request if the last answers did not tell."""
+    def ask_weights(self, states: States) -> Steps[Float32Array]:
+        """Return λ of each state."""
         wanted = self._checked(states)
         with self._mutex:
             known = [self._weight_of.get(state) for state in wanted.tolist()]
         if None not in known and not self._is_silent():
             return np.array(known, np.float32)
         nothing = np.zeros((len(wanted), 0), np.uint32)
-        return self._ask(wanted, {"candidates": wire.pack_array(nothing, "<u4")}, columns=0).weights
+        what: dict[str, object] = {"candidates": wire.pack_array(nothing, "<u4")}
+        answer = yield from self._ask(wanted, what, columns=0)
+        return answer.weights
 
-    def score(self, states: States, candidates: Candidates) -> tuple[Float32Array, UInt32Array]:
-        """Return ln p(candidate | state), float32[n, k], and the states behind, uint32[n, k].
-
-        One request. Raises ArgumentError as ``PersonalModel.score`` does.
-        """
+    def ask_score(
+        self, states: States, candidates: Candidates
+    ) -> Steps[tuple[Float32Array, UInt32Array]]:
+        """Return ln p(candidate | state), and the states behind."""
         start = self._checked(states)
         ids = np.minimum(as_matrix(candidates, len(start)), wire.LARGEST_ID)
         what: dict[str, object] = {"candidates": wire.pack_array(ids, "<u4")}
-        answer = self._ask(start, what, columns=ids.shape[1])
+        answer = yield from self._ask(start, what, columns=ids.shape[1])
         behind: list[tuple[int, ...]] = []
         for state, row in zip(start.tolist(), ids.tolist(), strict=True):
             behind += self._longer(self._contexts[state], row)
         return answer.logprobs, self._intern(behind).reshape(ids.shape)
 
-    def continuations(self, states: States, k: int = 8) -> tuple[UInt32Array, Float32Array]:
-        """Return the k likeliest next ids of each state and their ln p, best first.
-
-        uint32[n, m] and float32[n, m], m ≤ k, as ``PersonalModel.continuations``; one request.
-        """
+    def ask_continuations(self, states: States, k: int) -> Steps[tuple[UInt32Array, Float32Array]]:
+        """Return the k likeliest next ids of each state and their ln p."""
         if k < 1:
             raise ArgumentError(f"k must be at least 1, not {k}")
-        answer = self._ask(self._checked(states), {"top_k": k})
+        answer = yield from self._ask(self._checked(states), {"top_k": k})
         return answer.ids, answer.logprobs
 
-    def distribution(self, states: States) -> Float32Array:
-        """Return ln p(w | state) for every id w, float32[n, vocabulary_size]; one request.
-
-        All −inf if the model cannot be had.
-        """
+    def ask_distribution(self, states: States) -> Steps[Float32Array]:
+        """Return ln p(w | state) for every id w."""
         wanted = self._checked(states)
-        answer = self._ask(wanted, {"dense": True, "compact": True})
+        answer = yield from self._ask(wanted, {"dense": True, "compact": True})
         dense = np.full((len(wanted), self.vocabulary_size), -np.inf, np.float32)
         dense[:, answer.ids] = answer.logprobs
         return dense
 
-    def mix(
-        self, states: States, global_logprobs: Float32Array, out: Float32Array | None = None
-    ) -> Float32Array:
-        """Return ln(λ·p_personal + (1−λ)·p_global), float32[n, width], natural log; one request.
-
-        As ``PersonalModel.mix``, with the same bits where both ends have the same
-        ``perslm.backend``. If every weight is 0: the given array, or ``out`` filled with it.
-        """
+    def ask_mix(
+        self, states: States, global_logprobs: Float32Array, out: Float32Array | None
+    ) -> Steps[Float32Array]:
+        """Return ln(λ·p_personal + (1−λ)·p_global)."""
         wanted = self._checked(states)
-        answer = self._ask(wanted, {"dense": True, "compact": True})
+        answer = yield from self._ask(wanted, {"dense": True, "compact": True})
         if not answer.weights.any():
             return unmixed(global_logprobs, out)
         rows = np.asarray(global_logprobs, np.float32)
@@ -159,14 +146,14 @@ class RemoteModel:
 
     def __repr__(self) -> str:
         return (
-            f"RemoteModel({self._client!r}, order={self.order}, generation={self.generation}, "
-            f"reason={self.reason!r})"
+            f"{type(self).__name__}({self._asking.calls.location!r}, order={self.order}, "
+            f"generation={self.generation}, reason={self.reason!r})"
         )
 
-    def _introduce(self) -> bool:
+    def introduce(self) -> Steps[bool]:
         """Learn order and vocabulary; tell whether that worked."""
         try:
-            facts = self._client.info(self._user)
+            facts = yield from self._asking.info(self._user)
             check_vocabulary(
                 self._fingerprint or None, facts["vocabulary"], facts["vocabulary_size"]
             )
@@ -181,13 +168,15 @@ class RemoteModel:
 
     def _ask(
         self, states: UInt32Array, what: Mapping[str, object], columns: int | None = None
-    ) -> _Scores:
+    ) -> Steps[_Scores]:
         """Send one score request; ``columns`` is how many the answer must have, if that is known.
 
         The answer that changes nothing takes the place of one that cannot be had.
         """
-        unknown = self._size is None
-        if self._is_silent() or (unknown and not self._introduce()):
+        may_ask = not self._is_silent()
+        if may_ask and self._size is None:
+            may_ask = yield from self.introduce()
+        if not may_ask:
             return _nothing(len(states), columns or 0)
         request = {
             "user": self._user,
@@ -196,7 +185,7 @@ class RemoteModel:
             **what,
         }
         try:
-            fields = self._session.scores(request)
+            fields = yield from self._asking.calls.scores(self._line, request)
             _require_model(fields, self._fingerprint)
             answer = _read_scores(fields, len(states), columns, what, self._size or 0)
         except (ServiceError, NoModelError, VocabularyMismatchError) as error:
@@ -218,12 +207,12 @@ class RemoteModel:
             self.reason = reason_of(error)
             self._weight_of.clear()
             if self.reason != "loading":
-                self._silent_until = time.monotonic() + self._client.pause
-        if self._client.strict:
+                self._silent_until = time.monotonic() + self._asking.pause
+        if self._asking.strict:
             raise error
 
     def _is_silent(self) -> bool:
-        return not self._client.strict and time.monotonic() < self._silent_until
+        return not self._asking.strict and time.monotonic() < self._silent_until
 
     @property
     def _depth(self) -> int:
@@ -265,6 +254,62 @@ class RemoteModel:
         if len(array) and not 0 <= array.min() <= array.max() < len(self._contexts):
             raise ArgumentError("a state is not one of this model: states do not carry over")
         return array.astype(np.uint32)
+
+
+class RemoteModel(RemoteBase):
+    """A user's model behind a service; made by :meth:`Client.model`, used like a PersonalModel.
+
+    ``reason`` is "ok" or why the last request brought nothing: ``unknown_user``,
+    ``vocabulary_mismatch``, ``store_unavailable``, ``bad_blob``, ``loading`` (not in the service's
+    memory yet: the next request is sent all the same), ``degraded`` (no answer, or not a proper
+    one) or ``refused`` (over a limit of the service). ``order`` and ``generation`` are those
+    of the last answer, 0 before the first. May be called from many threads.
+    """
+
+    def __init__(
+        self, asking: Asking, wire: Wire, user: str, vocabulary: str | Vocabulary | None
+    ) -> None:
+        super().__init__(asking, wire.line(), user, vocabulary)
+        self._wire = wire
+        self._run(self.introduce())
+
+    def weights(self, states: States) -> Float32Array:
+        """Return λ of each state, float32[n]; a request if the last answers did not tell."""
+        return self._run(self.ask_weights(states))
+
+    def score(self, states: States, candidates: Candidates) -> tuple[Float32Array, UInt32Array]:
+        """Return ln p(candidate | state), float32[n, k], and the states behind, uint32[n, k].
+
+        One request. Raises ArgumentError as ``PersonalModel.score`` does.
+        """
+        return self._run(self.ask_score(states, candidates))
+
+    def continuations(self, states: States, k: int = 8) -> tuple[UInt32Array, Float32Array]:
+        """Return the k likeliest next ids of each state and their ln p, best first.
+
+        uint32[n, m] and float32[n, m], m ≤ k, as ``PersonalModel.continuations``; one request.
+        """
+        return self._run(self.ask_continuations(states, k))
+
+    def distribution(self, states: States) -> Float32Array:
+        """Return ln p(w | state) for every id w, float32[n, vocabulary_size]; one request.
+
+        All −inf if the model cannot be had.
+        """
+        return self._run(self.ask_distribution(states))
+
+    def mix(
+        self, states: States, global_logprobs: Float32Array, out: Float32Array | None = None
+    ) -> Float32Array:
+        """Return ln(λ·p_personal + (1−λ)·p_global), float32[n, width], natural log; one request.
+
+        As ``PersonalModel.mix``, with the same bits where both ends have the same
+        ``perslm.backend``. If every weight is 0: the given array, or ``out`` filled with it.
+        """
+        return self._run(self.ask_mix(states, global_logprobs, out))
+
+    def _run(self, steps: Steps[T]) -> T:
+        return run(steps, self._wire, self._asking.timeout)
 
 
 class _Numbering(dict[tuple[int, ...], int]):
@@ -344,17 +389,3 @@ def _require_model(fields: Mapping[str, object], fingerprint: str) -> None:
         raise UnableError(str(reason))
     if status != "ok":
         raise ServiceError("the scoring service sent a status that this client does not know")
-
-
-def reason_of(error: PerslmError) -> str:
-    """Return the word for programs that an error becomes where it is not raised."""
-    if isinstance(error, NoModelError):
-        return "unknown_user"
-    if isinstance(error, VocabularyMismatchError):
-        return "vocabulary_mismatch"
-    if isinstance(error, BlobError):
-        return "bad_blob"
-    if isinstance(error, UnableError):
-        return error.reason
-    refused = isinstance(error, ServiceError) and error.status and 400 <= error.status < 500
-    return "refused" if refused else "degraded"

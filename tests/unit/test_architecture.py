@@ -13,7 +13,7 @@ import pytest
 import perslm
 from tests.support import ROOT
 
-WEB = {"fastapi", "starlette", "uvicorn", "uvloop", "grpc"}
+WEB = {"fastapi", "starlette", "uvicorn", "uvloop", "grpc", "aiohttp", "yarl"}
 MAIL = {"email", "mailbox", "pycld2", "selectolax", "pyarrow"}
 OWN = {"perslm", "builders", "service"}
 
@@ -68,8 +68,13 @@ def test_the_command_line_composes_lazily() -> None:
 
 
 def test_the_library_knows_no_web_framework_and_no_mail() -> None:
+    homes = {
+        "_grpc_transport.py": {"grpc"},
+        "_grpc_async.py": {"grpc"},
+        "_http_async.py": {"aiohttp", "yarl"},
+    }
     for path in modules("perslm"):
-        known = {"grpc"} if path.name == "_grpc_transport.py" else set()
+        known = homes.get(path.name, set())
         found = {name for name, _ in imports(path)} & (WEB | MAIL) - known
         assert not found, f"{path.name} imports {found}"
 
@@ -87,7 +92,7 @@ def test_optional_packages_are_not_needed_to_import() -> None:
     code = (
         "import sys\n"
         "for name in ('pycld2','pyarrow','tokenizers','fastapi','pywrapfst','selectolax',\n"
-        "             'grpc','google.protobuf'):\n"
+        "             'grpc','google.protobuf','aiohttp'):\n"
         "    sys.modules[name] = None\n"
         "import perslm, perslm.cli\n"
         "[getattr(perslm, name) for name in perslm.__all__]\n"
@@ -97,6 +102,8 @@ def test_optional_packages_are_not_needed_to_import() -> None:
 
 def test_public_names_are_pinned() -> None:
     assert sorted(perslm.__all__) == [
+        "AsyncClient",
+        "AsyncRemoteModel",
         "Client",
         "GlobalModel",
         "Hypothesis",

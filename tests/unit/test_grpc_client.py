@@ -111,6 +111,8 @@ def test_what_is_asked_is_what_the_documentation_says() -> None:
         histories=scorer_pb2.Rows(lengths=[2, 0], data=np.array([6, 7], "<u4").tobytes()),
         candidates=rows([[2, 3, 2**32 - 1]] * 2, "<u4"),
     )
+    assert 0 < bodies[0].timeout_ms <= 1000
+    bodies[0].ClearField("timeout_ms")
     assert bodies == [asked]
 
 

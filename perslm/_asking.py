@@ -1,0 +1,202 @@
+"""What clients ask and keep, without the waiting: ``perslm.Client`` and ``perslm.AsyncClient``.
+
+Both are documented where they are; what they have in common is here, as steps of ``perslm._steps``.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections import OrderedDict
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+from perslm._steps import Steps, Work
+from perslm._transport import UNABLE, Calls, Credentials, UnableError, is_certainly_undone
+from perslm.counts import MAX_ORDER
+from perslm.errors import (
+    ArgumentError,
+    BlobError,
+    NoModelError,
+    PerslmError,
+    ServiceError,
+    VocabularyMismatchError,
+)
+from perslm.model import NullModel, PersonalModel, check_vocabulary
+
+if TYPE_CHECKING:
+    from perslm.vocabulary import Vocabulary
+
+_FETCHED_MODELS: Final = 64
+
+
+class Asking:
+    """The state of a client, and its conversations with the service.
+
+    Its methods are those of ``perslm.Client`` by their names; they return steps.
+    """
+
+    def __init__(
+        self, calls: Calls, *, timeout: float, strict: bool, pause: float, stale_seconds: float
+    ) -> None:
+        if not timeout > 0 or not pause >= 0 or not stale_seconds >= 0:
+            raise ArgumentError("a timeout is above 0 seconds, a pause and stale_seconds not below")
+        self.calls = calls
+        self.timeout = timeout
+        self.strict = strict
+        self.pause = pause
+        self.stale_seconds = stale_seconds
+        # by user and weight: the model, and when the service last vouched for it
+        self._fetched: OrderedDict[tuple[str, float], tuple[PersonalModel, float]] = OrderedDict()
+        self._forgets = 0  # how many may have been done
+        self._mutex = threading.Lock()
+
+    def fetch(
+        self, user: str, vocabulary: str | Vocabulary | None, weight: float
+    ) -> Steps[PersonalModel | NullModel]:
+        """Download the user's model."""
+        try:
+            model = yield from self._download(user, weight)
+        except (ServiceError, NoModelError, BlobError) as error:
+            if self.strict:
+                raise
+            kept = self._usable(user, weight) if isinstance(error, ServiceError) else None
+            if kept is None:
+                return NullModel(reason_of(error))
+            model = kept
+        try:
+            check_vocabulary(vocabulary, model.vocabulary_fingerprint, model.vocabulary_size)
+        except VocabularyMismatchError as error:
+            if self.strict:
+                raise
+            return NullModel(reason_of(error))
+        return model
+
+    def info(self, user: str) -> Steps[dict[str, Any]]:
+        """Return metadata of the user's model."""
+        facts = yield from self.calls.user(checked(user))
+        sound = isinstance(facts.get("vocabulary"), str) and all(
+            type(facts.get(name)) is int for name in ("order", "generation", "vocabulary_size")
+        )
+        if not sound or not 1 <= facts["order"] <= MAX_ORDER:
+            raise ServiceError("the scoring service sent metadata that cannot be")
+        return facts
+
+    def forget(self, user: str) -> Steps[bool]:
+        """Delete every generation of the user's model."""
+        try:
+            yield from self.calls.forget(checked(user))
+        except NoModelError:
+            self._forget(user)
+            return False
+        except ServiceError as error:
+            if not is_certainly_undone(error):
+                self._doubt(user)
+            raise
+        except GeneratorExit:  # the caller was cancelled, and the service may do it all the same
+            self._doubt(user)
+            raise
+        self._forget(user)
+        return True
+
+    def health(self) -> Steps[str]:
+        """Return "ok", or why models cannot be loaded."""
+        try:
+            yield from self.calls.check()
+        except ServiceError as error:
+            reason = reason_of(error)
+            return reason if reason in UNABLE else "degraded"
+        return "ok"
+
+    def _download(self, user: str, weight: float) -> Steps[PersonalModel]:
+        asked = monotonic()
+        with self._mutex:
+            kept, _ = self._fetched.get((user, weight), (None, 0.0))
+            forgets = self._forgets
+        try:
+            unless = None if kept is None else kept.generation
+            found = yield from self.calls.blob(checked(user), unless)
+        except NoModelError:
+            self._drop(user, weight)
+            raise
+        if found is None:
+            assert kept is not None
+            self._keep(user, weight, kept, asked, forgets)
+            return kept
+        self._drop(user, weight)
+        generation, blob = found
+
+        def read() -> PersonalModel:
+            return PersonalModel.from_blob(blob, generation=generation, weight=weight)
+
+        model: PersonalModel = yield Work(read)
+        self._keep(user, weight, model, asked, forgets)
+        return model
+
+    def _usable(self, user: str, weight: float) -> PersonalModel | None:
+        """Return the model that was fetched before, if it may be used without being vouched for."""
+        with self._mutex:
+            model, vouched = self._fetched.get((user, weight), (None, 0.0))
+            if model is not None and monotonic() - vouched >= self.stale_seconds:
+                del self._fetched[user, weight]
+                return None
+        return model
+
+    def _keep(
+        self, user: str, weight: float, model: PersonalModel, vouched: float, forgets: int
+    ) -> None:
+        """Keep a model, unless a deletion came between."""
+        with self._mutex:
+            if forgets != self._forgets:
+                return
+            self._fetched[user, weight] = model, vouched
+            if len(self._fetched) > _FETCHED_MODELS:
+                self._fetched.popitem(last=False)
+
+    def _drop(self, user: str, weight: float) -> None:
+        with self._mutex:
+            self._fetched.pop((user, weight), None)
+
+    def _forget(self, user: str) -> None:
+        with self._mutex:
+            self._forgets += 1
+            for key in [key for key in self._fetched if key[0] == user]:
+                del self._fetched[key]
+
+    def _doubt(self, user: str) -> None:
+        """Use no kept model of the user before the service has vouched for it again."""
+        with self._mutex:
+            self._forgets += 1
+            for key in [key for key in self._fetched if key[0] == user]:
+                self._fetched[key] = self._fetched[key][0], -math.inf
+
+
+def credentials_of(
+    token: str | None, ca: str | None, cert: str | tuple[str, str] | None
+) -> Credentials:
+    """Return the credentials that a client was given, or finds in the environment."""
+    return Credentials(token or os.environ.get("PERSLM_TOKEN") or None, ca, cert)
+
+
+def checked(user: str) -> str:
+    """Return a user id; raises ArgumentError if it cannot be sent."""
+    try:
+        user.encode()
+    except UnicodeEncodeError:
+        raise ArgumentError("a user id must be valid Unicode text") from None
+    return user
+
+
+def reason_of(error: PerslmError) -> str:
+    """Return the word for programs that an error becomes where it is not raised."""
+    if isinstance(error, NoModelError):
+        return "unknown_user"
+    if isinstance(error, VocabularyMismatchError):
+        return "vocabulary_mismatch"
+    if isinstance(error, BlobError):
+        return "bad_blob"
+    if isinstance(error, UnableError):
+        return error.reason
+    refused = isinstance(error, ServiceError) and error.status and 400 <= error.status < 500
+    return "refused" if refused else "degraded"
