@@ -57,13 +57,17 @@ def all_heads(installation: str) -> str:
 def owner(head: str, installation: str) -> tuple[str, str] | None:
     """Return the tenant and the user whose head this is, or None if it is no head."""
     place, separator, tag = head.partition(":head:{")
-    if not separator or tag[-1:] != "}":
+    tenant = _tenant(place, installation)
+    if not separator or tag[-1:] != "}" or tenant is None:
         return None
-    user = unquote(tag[:-1])
-    if place == installation:
-        return DEFAULT_TENANT, user
-    if place.startswith(f"{installation}."):
-        return place[len(installation) + 1 :], user
+    return tenant, unquote(tag[:-1])
+
+
+def _tenant(namespace: str, installation: str) -> str | None:
+    if namespace == installation:
+        return DEFAULT_TENANT
+    if namespace.startswith(f"{installation}."):
+        return namespace[len(installation) + 1 :]
     return None
 
 
@@ -72,3 +76,15 @@ def vocabulary(namespace: str, fingerprint: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_.:+=-]{1,128}", fingerprint):
         raise ArgumentError("a fingerprint is 1 to 128 letters, digits, or any of _.:+=-")
     return f"{namespace}:vocabulary:{fingerprint}"
+
+
+def all_vocabularies(installation: str) -> str:
+    """Return a pattern of the vocabularies of all tenants, as ``all_heads``."""
+    return f"{installation}*:vocabulary:*"
+
+
+def owned_vocabulary(key: str, installation: str) -> tuple[str, str] | None:
+    """Return the tenant and the fingerprint of a vocabulary, or None if it is no vocabulary."""
+    place, separator, fingerprint = key.partition(":vocabulary:")
+    tenant = _tenant(place, installation)
+    return (tenant, fingerprint) if separator and tenant is not None else None

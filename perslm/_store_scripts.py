@@ -158,3 +158,52 @@ if generation > 0 then return 1 end
 return 0
 """
 )
+
+# Reply: nothing if there is no model; else the head's fields and values, then for every slot in use
+# the seconds that it has left (-1: for ever), and its fields and values.
+SNAPSHOT: Final = (
+    _PRELUDE
+    + """
+if generation == 0 then return {false} end
+local found = {redis.call('HGETALL', KEYS[1])}
+for i = 3, #KEYS do
+  if redis.call('EXISTS', KEYS[i]) == 1 then
+    found[#found + 1] = {redis.call('TTL', KEYS[i]), redis.call('HGETALL', KEYS[i])}
+  end
+end
+return found
+"""
+)
+
+# ARGV: what the fence is raised by above the generation, how many words the head has and these,
+# then for every slot its seconds, how many words and these. Reply: what was found or done. The
+# pointer is written last, so that a script that was cut short can be repeated.
+RESTORE: Final = (
+    _PRELUDE
+    + """
+if generation > 0 then return 'present' end
+if fence > 0 then return 'deleted' end
+local at = 2
+local function words()
+  local count = tonumber(ARGV[at])
+  local found = {unpack(ARGV, at + 1, at + count)}
+  at = at + count + 1
+  return found
+end
+local function place(fields, name)
+  for i = 1, #fields, 2 do if fields[i] == name then return i + 1 end end
+end
+local pointer = words()
+while at <= #ARGV do
+  local seconds = tonumber(ARGV[at])
+  at = at + 1
+  local fields = words()
+  local number = tonumber(fields[place(fields, 'generation')])
+  redis.call('HSET', slot(number), unpack(fields))
+  if seconds >= 0 then redis.call('EXPIRE', slot(number), seconds) end
+end
+pointer[place(pointer, 'fence')] = pointer[place(pointer, 'generation')] + ARGV[1]
+redis.call('HSET', KEYS[1], unpack(pointer))
+return 'restored'
+"""
+)

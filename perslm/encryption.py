@@ -250,7 +250,7 @@ def decrypted(
     if master_keys is None:
         raise DecryptionError(
             "it is encrypted, and there are no master keys",
-            "name their file: --master-keys FILE, or PERSLM_MASTER_KEYS",
+            "name their file: PERSLM_MASTER_KEYS=FILE",
         )
     return master_keys.decrypted(stored, generation, place, key, coming)
 

@@ -65,7 +65,7 @@ import re
 import time
 import uuid
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
@@ -102,8 +102,10 @@ DEFAULT_URL: Final = "embedded:"
 KEEP_GENERATIONS_SECONDS: Final = 7 * 86400
 FENCE_SECONDS: Final = 30 * 86400
 NAMESPACE: Final = "perslm"
+VOCABULARY_BYTES: Final = 256 << 20  # what the tokenizers of large models have is a tenth of it
 
 _TRIES: Final = 100  # against others that change the same user's data key in the same moment
+_READING: Final = (scripts.HEAD, scripts.FETCH, scripts.LIST, scripts.SNAPSHOT)
 _NOTHING_EARLIER: Final = (
     "no earlier generation is left: each is kept for a limited time after it was replaced; build "
     "the user again instead"
@@ -388,16 +390,21 @@ class Store:
         """Yield tenant and user id of all users of all tenants, as ``users`` does."""
         return self._scan(keys.all_heads(self._installation))
 
-    def _scan(self, heads: str) -> Iterator[tuple[str, str]]:
+    def _scan(
+        self,
+        pattern: str,
+        read: Callable[[str, str], tuple[str, str] | None] = keys.owner,
+    ) -> Iterator[tuple[str, str]]:
+        """Yield what ``read`` makes of each key that ``pattern`` finds, once."""
         self.ping()  # a stale connection is replaced here, since a scan cannot be repeated halfway
         seen = set()
         try:
-            for key in self._connection.client().scan_iter(match=heads, count=1000):
+            for key in self._connection.client().scan_iter(match=pattern, count=1000):
                 if key not in seen:  # a server that grows its table may name a key twice
                     seen.add(key)
-                    owner = keys.owner(key.decode(), self._installation)
-                    if owner is not None:
-                        yield owner
+                    found = read(key.decode(), self._installation)
+                    if found is not None:
+                        yield found
         except FAILURES as error:
             self._connection.fail(error)
 
@@ -413,6 +420,8 @@ class Store:
 
     def put_vocabulary(self, data: bytes, fingerprint: str) -> None:
         """Keep ``data``, a vocabulary's bytes, for readers of models; a second time is a no-op."""
+        if len(data) > VOCABULARY_BYTES:
+            raise ArgumentError(f"a vocabulary has at most {VOCABULARY_BYTES} bytes")
         key = keys.vocabulary(self._namespace, fingerprint)
         packed = zlib.compress(data)
         self._connection.run(lambda client: client.set(key, packed, nx=True))
@@ -424,12 +433,21 @@ class Store:
         if packed is None:
             return None
         try:
-            return zlib.decompress(packed)
-        except zlib.error as error:
-            raise StoreError(
-                f"the vocabulary {fingerprint} in the store is damaged: delete the key {key} and "
-                "build with that vocabulary again"
-            ) from error
+            unpacker = zlib.decompressobj()
+            data = unpacker.decompress(packed, VOCABULARY_BYTES)
+            if unpacker.eof:
+                return data
+        except zlib.error:
+            pass
+        raise StoreError(
+            f"the vocabulary {fingerprint} in the store is damaged: delete the key {key} and "
+            "build with that vocabulary again"
+        )
+
+    def vocabularies(self) -> Iterator[tuple[str, str]]:
+        """Yield tenant and fingerprint of all vocabularies of all tenants, as ``users`` does."""
+        pattern = keys.all_vocabularies(self._installation)
+        return self._scan(pattern, keys.owned_vocabulary)
 
     # Below here: keys, scripts, connections
 
@@ -481,8 +499,8 @@ class Store:
                 raise NoModelError(_NOTHING_EARLIER)
             if verdict == b"encrypted":
                 raise StoreError(
-                    "the user's models are encrypted: name the file of the master keys, with "
-                    "--master-keys FILE or PERSLM_MASTER_KEYS"
+                    "the user's models are encrypted: name the file of the master keys, "
+                    "PERSLM_MASTER_KEYS=FILE"
                 )
         raise StoreError(_TOO_BUSY)  # another data key each time
 
@@ -503,7 +521,7 @@ class Store:
         """
         master_keys = self._master_keys
         if master_keys is None:
-            raise ArgumentError("name the file of the master keys: --master-keys FILE")
+            raise ArgumentError("name the file of the master keys: PERSLM_MASTER_KEYS=FILE")
         for _ in range(_TRIES):
             generation, _, key, coming = self._script(scripts.HEAD, user)
             place = self._place(user)
@@ -560,7 +578,7 @@ class Store:
     def _script(self, script: str, user: str, *arguments: str | bytes | int | float) -> Any:
         names = keys.of_user(self._namespace, user)
         # A reader would rather have no model than wait twice; a writer must know what happened.
-        writes = script not in (scripts.HEAD, scripts.FETCH, scripts.LIST)
+        writes = script not in _READING
         return self._connection.run(
             lambda client: client.eval(script, len(names), *names, *arguments),
             repeat_timeouts=writes,

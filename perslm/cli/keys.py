@@ -1,4 +1,4 @@
-"""``perslm keys``: who may call the service."""
+"""``perslm keys``: who may call the service; the keys that encrypt models are in ``cli.master``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from perslm.cli import master
 from perslm.cli.common import JsonOption, add_command, print_json, stderr, stdout
 from perslm.errors import ArgumentError, MissingExtraError
 
@@ -31,7 +32,10 @@ FileOption = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to ``app``."""
-    keys = typer.Typer(help="Make, list and revoke keys of the service.", no_args_is_help=True)
+    keys = typer.Typer(
+        help="Keys of the service; keys that models at rest are encrypted with.",
+        no_args_is_help=True,
+    )
     add_command(
         keys,
         create,
@@ -40,6 +44,7 @@ def register(app: typer.Typer) -> None:
     )
     add_command(keys, show, "perslm keys list --keys keys.json", name="list")
     add_command(keys, revoke, "perslm keys revoke frontend --keys keys.json")
+    master.register(keys)
     app.add_typer(keys, name="keys")
 
 

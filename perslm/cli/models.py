@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -27,6 +28,7 @@ from perslm.cli.common import (
     stdout,
     write_bytes,
 )
+from perslm.errors import ArgumentError, SourceError
 from perslm.model import PersonalModel
 from perslm.store import open_store
 
@@ -51,7 +53,7 @@ def register(app: typer.Typer) -> None:
     add_command(app, users, "perslm users --store redis://db:6379 --json")
     add_command(app, inspect, "perslm inspect me --validate", "perslm inspect me --json")
     add_command(app, export, "perslm export me --format arpa -o me.arpa")
-    add_command(app, forget, "perslm forget me --yes")
+    add_command(app, forget, "perslm forget me --yes", "perslm forget --from deleted.txt --yes")
     add_command(app, rollback, "perslm rollback me")
 
 
@@ -240,21 +242,58 @@ def export(
 
 
 def forget(
-    user: UserArgument,
+    user: Annotated[
+        str | None, typer.Argument(metavar="[USER]", help="The user's id.", show_default=False)
+    ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="Delete all users of this file, one id a line; - is standard input. Those without "
+            "a model are no error.",
+            show_default=False,
+        ),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Delete a user's model, all generations of it; a build already running cannot undo it."""
+    """Delete a user's model, all generations of it; a build already running cannot undo it.
+
+    With --json: user and forgotten; with --from users, and how many of them had a model.
+    """
+    if source is not None and user is None:
+        users = _lines(source)
+    elif source is None and user is not None:
+        users = [user]
+    else:
+        raise ArgumentError("name one user, or a file of users with --from")
     if not yes:
-        typer.confirm("Delete every generation of this user's model?", abort=True, err=True)
+        whose = "this user's model" if user is not None else f"the models of {len(users)} users"
+        typer.confirm(f"Delete every generation of {whose}?", abort=True, err=True)
     with open_store(store) as opened:
-        if not opened.forget(user):
-            raise no_model(user)
+        had_model = sum([opened.forget(one) for one in users])
+    if source is not None:
+        if json:
+            print_json({"users": len(users), "had_model": had_model})
+        else:
+            stderr.print(f"forgot {len(users)} users; {had_model} of them had a model")
+        return
+    if user is not None and not had_model:
+        raise no_model(user)
     if json:
         print_json({"user": user, "forgotten": True})
         return
     stderr.print("forgotten")
+
+
+def _lines(source: Path) -> list[str]:
+    try:
+        data = sys.stdin.buffer.read() if str(source) == "-" else source.read_bytes()
+        return [line.removesuffix("\r") for line in data.decode().split("\n") if line]
+    except UnicodeDecodeError:
+        raise SourceError(str(source), "is not UTF-8 text", "write one user id a line") from None
 
 
 def rollback(user: UserArgument, store: StoreOption = None, json: JsonOption = False) -> None:

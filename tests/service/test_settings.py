@@ -20,6 +20,7 @@ def test_arguments_win_over_the_environment_over_defaults() -> None:
 def test_every_setting_can_come_from_the_environment() -> None:
     environment = {
         "PERSLM_STORE": "redis://localhost",
+        "PERSLM_MASTER_KEYS": "master.json",
         "PERSLM_HTTP": "unix:/run/s",
         "PERSLM_GRPC": "unix:/run/g",
         "PERSLM_WEIGHT": "0.5",
@@ -52,7 +53,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
     }
     assert set(environment) == {f"PERSLM_{name.upper()}" for name in Settings.__dataclass_fields__}
     wanted = Settings(
-        *("redis://localhost", "unix:/run/s", "unix:/run/g", 0.5, True, 1, 2.5, 3.0),
+        *("redis://localhost", "master.json", "unix:/run/s", "unix:/run/g", 0.5, True, 1, 2.5, 3.0),
         *(0.5, 4, 5, 6, 7, 8),
         *("keys.json", "secret", None, "perslm", "login", 7.0, "sub"),
         *("cert.pem", "key.pem", "ca.pem", True, "audit.log", "audit.key", "json"),

@@ -128,7 +128,7 @@ def test_a_store_with_keys_scores_and_one_without_says_why_not(sealed: Store, st
     stored = sealed.fetch(USER)
     assert stored is not None
     assert (stored.blob, stored.bytes) == (blob, len(blob))
-    with pytest.raises(DecryptionError, match="--master-keys"):
+    with pytest.raises(DecryptionError, match="PERSLM_MASTER_KEYS"):
         store.load(USER, strict=True)
     model = store.load(USER)
     assert isinstance(model, NullModel)
@@ -143,7 +143,7 @@ def test_nobody_without_keys_publishes_or_rolls_back_an_encrypted_user(
     publish(sealed, b"two")
     before = everything(raw_store)
     for change in (lambda: publish(store, b"plain"), lambda: store.rollback(USER)):
-        with pytest.raises(StoreError, match="--master-keys"):
+        with pytest.raises(StoreError, match="PERSLM_MASTER_KEYS"):
             change()
     assert everything(raw_store) == before
     assert store.forget(USER)
@@ -364,7 +364,7 @@ def test_a_renewed_data_key_leaves_the_old_one_useless(
 
 def test_protecting_nobody_or_without_keys(store: Store, sealed: Store) -> None:
     assert sealed.protect(USER) == "absent"
-    with pytest.raises(ArgumentError, match="--master-keys"):
+    with pytest.raises(ArgumentError, match="PERSLM_MASTER_KEYS"):
         store.protect(USER)
 
 

@@ -45,6 +45,26 @@ def test_a_damaged_vocabulary_names_its_key(store: Store, raw_store: redis.Redis
         store.vocabulary("f1")
 
 
+def test_a_vocabulary_that_would_fill_the_memory(
+    store: Store, raw_store: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw_store.set("perslm:vocabulary:f1", zlib.compress(b"a" * 1001))
+    assert store.vocabulary("f1") == b"a" * 1001
+    monkeypatch.setattr("perslm.store.VOCABULARY_BYTES", 1000)
+    with pytest.raises(StoreError, match="perslm:vocabulary:f1"):
+        store.vocabulary("f1")
+    with pytest.raises(ArgumentError, match="1000 bytes"):
+        store.put_vocabulary(b"a" * 1001, "f2")
+    store.put_vocabulary(b"a" * 1000, "f2")
+    assert store.vocabulary("f2") == b"a" * 1000
+
+
+def test_a_vocabulary_that_was_cut_off(store: Store, raw_store: redis.Redis) -> None:
+    raw_store.set("perslm:vocabulary:f1", zlib.compress(b"the same words " * 1000)[:-6])
+    with pytest.raises(StoreError, match="perslm:vocabulary:f1"):
+        store.vocabulary("f1")
+
+
 @pytest.mark.parametrize("fingerprint", ["", "a b", "a{b}", "x" * 129])
 def test_what_is_not_a_fingerprint(store: Store, fingerprint: str) -> None:
     with pytest.raises(ArgumentError, match="fingerprint"):

@@ -1,0 +1,177 @@
+"""A store's models in one file, as they are in the store, and back; ``perslm store`` calls it.
+
+For every kind of store, also one whose files cannot be reached. Encrypted models stay encrypted,
+with their wrapped data keys. A user is copied at one moment, different users at different ones.
+
+The file is ``perslm backup 1\\n``, then maps in MessagePack: of every vocabulary ``tenant``,
+``fingerprint`` and ``data``; of every user ``tenant``, ``user``, ``head`` (fields and values) and
+``slots``, a list of ``seconds`` left to live (−1: for ever) and ``fields``; and last ``users``,
+``vocabularies`` and ``crc``, the CRC-32 of all before it.
+
+**Restoring** leaves what is there: users that have a model, and users who were deleted (their fence
+stands), so that it can be repeated, and those deleted after the backup can be kept away by deleting
+them once more first (``perslm forget --from``). A restored user's next generation has a number far
+above, so that no number means two models to those who saw the ones that were lost.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Protocol
+
+import msgpack
+
+from perslm import _store_keys as keys
+from perslm import _store_scripts as scripts
+from perslm.errors import SourceError
+from perslm.store import Store
+
+_MAGIC: Final = b"perslm backup 1\n"
+_KINDS: Final = (
+    {"tenant", "fingerprint", "data"},
+    {"tenant", "user", "head", "slots"},
+    {"users", "vocabularies", "crc"},
+)
+_CHUNK: Final = 1 << 20
+_LEAP: Final = 1_000_000
+"""How much higher numbers go on after a restore; a multiple of the number of slots."""
+
+
+class Progress(Protocol):
+    """What a caller shows of the work."""
+
+    def stage(self, name: str, total: int) -> None:
+        """Begin with something new, of ``total`` steps."""
+
+    def advance(self, amount: int) -> None:
+        """Count steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """How many users were restored, had a model already, or have been deleted."""
+
+    users: int
+    present: int
+    deleted: int
+
+
+def backup(store: Store, path: Path, progress: Progress) -> tuple[int, int]:
+    """Write all tenants' models to ``path``, whole or not at all; return users and vocabularies.
+
+    The file may be read by its owner only. Raises StoreError, OSError.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            counted = _write(store, file, progress)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return counted
+
+
+def restore(store: Store, path: Path, progress: Progress) -> Restored:
+    """Put the models of a backup into a store, which may serve meanwhile.
+
+    The whole file is checked before anything is written. Raises SourceError if it is damaged or no
+    backup, StoreError, OSError.
+    """
+    *_, last = (record for record in _records(path) if "crc" in record)  # all of it is looked at
+    progress.stage("restoring", last["users"])
+    done = {b"restored": 0, b"present": 0, b"deleted": 0}
+    for record in _records(path):
+        if "fingerprint" in record:
+            owner = store.of_tenant(record["tenant"])
+            _put_vocabulary(owner, record["fingerprint"], record["data"])
+        elif "user" in record:
+            done[_put(store.of_tenant(record["tenant"]), record)] += 1
+            progress.advance(1)
+    return Restored(done[b"restored"], done[b"present"], done[b"deleted"])
+
+
+def _write(store: Store, file: BinaryIO, progress: Progress) -> tuple[int, int]:
+    checksum = 0
+
+    def put(data: bytes) -> None:
+        nonlocal checksum
+        checksum = zlib.crc32(data, checksum)
+        file.write(data)
+
+    put(_MAGIC)
+    vocabularies = users = 0
+    owners = list(store.owners())
+    for tenant, fingerprint in store.vocabularies():
+        data = _vocabulary(store.of_tenant(tenant), fingerprint)
+        if data is not None:
+            put(_packed({"tenant": tenant, "fingerprint": fingerprint, "data": data}))
+            vocabularies += 1
+    progress.stage("backing up", len(owners))
+    for tenant, user in owners:
+        head, *slots = store.of_tenant(tenant)._script(scripts.SNAPSHOT, user)
+        if head:  # not deleted in this moment
+            rows = [{"seconds": seconds, "fields": fields} for seconds, fields in slots]
+            put(_packed({"tenant": tenant, "user": user, "head": head, "slots": rows}))
+            users += 1
+        progress.advance(1)
+    file.write(_packed({"users": users, "vocabularies": vocabularies, "crc": checksum}))
+    return users, vocabularies
+
+
+def _vocabulary(store: Store, fingerprint: str) -> bytes | None:
+    key = keys.vocabulary(store._namespace, fingerprint)
+    found: bytes | None = store._connection.run(lambda client: client.get(key))
+    return found
+
+
+def _put_vocabulary(store: Store, fingerprint: str, data: bytes) -> None:
+    key = keys.vocabulary(store._namespace, fingerprint)
+    store._connection.run(lambda client: client.set(key, data, nx=True))
+
+
+def _put(store: Store, record: dict[str, Any]) -> bytes:
+    words: list[Any] = [_LEAP, len(record["head"]), *record["head"]]
+    for slot in record["slots"]:
+        words += [slot["seconds"], len(slot["fields"]), *slot["fields"]]
+    verdict: bytes = store._script(scripts.RESTORE, record["user"], *words)
+    return verdict
+
+
+def _packed(value: dict[str, Any]) -> bytes:
+    data: bytes = msgpack.packb(value)
+    return data
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield all records, the last too; raise SourceError if they are not whole."""
+    checksum = zlib.crc32(_MAGIC)
+    users = vocabularies = 0
+    unpacker = msgpack.Unpacker(max_buffer_size=1 << 30)
+    ended = False
+    try:
+        with path.open("rb") as file:
+            if file.read(len(_MAGIC)) != _MAGIC:
+                raise SourceError(str(path), "is not a backup of perslm", "name another file")
+            while data := file.read(_CHUNK):
+                unpacker.feed(data)
+                for record in unpacker:
+                    if ended or set(record) not in _KINDS:
+                        raise ValueError
+                    if "crc" not in record:
+                        checksum = zlib.crc32(_packed(record), checksum)
+                        users += "user" in record
+                        vocabularies += "fingerprint" in record
+                    elif record == {"users": users, "vocabularies": vocabularies, "crc": checksum}:
+                        ended = unpacker.tell() == path.stat().st_size - len(_MAGIC)
+                    yield record
+    except (ValueError, TypeError, KeyError, msgpack.UnpackException):
+        ended = False
+    if not ended:
+        raise SourceError(str(path), "is damaged or not complete", "restore another backup")
