@@ -14,7 +14,7 @@ import typer
 from rich.text import Text
 from typer.core import TyperGroup
 
-from perslm.cli import bench, building, demo, keys, models, serving
+from perslm.cli import bench, building, demo, keys, models, serving, storage
 from perslm.cli.common import stderr, stdout
 from perslm.errors import PerslmError
 
@@ -88,6 +88,7 @@ building.register(app)
 models.register(app)
 serving.register(app)
 keys.register(app)
+storage.register(app)
 demo.register(app)
 bench.register(app)
 
