@@ -21,7 +21,7 @@ ifneq ($(shell command -v c++ g++ clang++),)
 test lint bench: export PERSLM_KERNEL ?= on
 endif
 
-.PHONY: demo test lint format bench sanitize fuzz clean help
+.PHONY: demo test lint format bench sanitize fuzz soak clean help
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -67,6 +67,9 @@ fuzz: build/fuzz/decode $(VENV)/.test ## damage payloads for SECONDS (600), hold
 	PERSLM_KERNEL=on $(RUN)/python -m tests.fuzz.seeds build/fuzz/seeds
 	build/fuzz/decode -max_total_time=$(SECONDS) -timeout=10 -rss_limit_mb=1024 -max_len=4096 \
 	  -print_final_stats=1 -artifact_prefix=build/fuzz/ build/fuzz/corpus build/fuzz/seeds
+
+soak: $(VENV)/.test ## serve for SECONDS (600) while store, network and clients break; SEED repeats a run
+	$(RUN)/python -m tests.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(JSON),--json $(JSON))
 
 build/fuzz/decode: tests/fuzz/decode.cpp $(KERNEL)
 	@command -v $(FUZZ_CXX) >/dev/null || { echo "make fuzz needs clang with libFuzzer, such as \

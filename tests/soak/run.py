@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import struct
@@ -38,7 +39,6 @@ from tests.soak.faults import Faults
 from tests.soak.ledger import SETTLING, Ledger, Owner, Record
 from tests.soak.nasty import nasty_caller
 from tests.soak.proxy import Proxy
-from tests.soak.server import GRACE
 from tests.soak.stores import Pair
 from tests.soak.writers import Writer
 
@@ -59,6 +59,7 @@ class Plan:
     contents: int = 24
     pause: float = 0.04
     faults: tuple[str, ...] = ()  # these only; none: all
+    grace: float = 0.010  # seconds that a request may outlive its deadline by
 
 
 @dataclass
@@ -124,10 +125,9 @@ class Service:
         return urls
 
     def memory(self) -> int:
-        """Return the resident set, in bytes."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        (line,) = (line for line in status.splitlines() if line.startswith("VmRSS"))
-        return int(line.split()[1]) << 10
+        """Return the resident set, in bytes; 0 if the process has died."""
+        pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
     def stop(self) -> None:
         """End it in good order."""
@@ -249,7 +249,12 @@ def _watch(load: Load, services: list[Service], replicas: list[Replica], ledger:
     """Look at the memory of the services, and at what they say of their caches."""
     while not load.stopped.wait(0.5):
         for service, replica in zip(services, replicas, strict=True):
-            service.most_bytes = max(service.most_bytes, service.memory())
+            memory = service.memory()
+            if memory == 0:
+                ledger.violate("died", service.log())
+                load.stopped.set()
+                return
+            service.most_bytes = max(service.most_bytes, memory)
             connection = replica.connect()
             try:
                 connection.request("GET", "/metrics", headers=replica.headers("default"))
@@ -307,7 +312,7 @@ def _judge_services(
         excused = 0
         for end, late, queued in found["late"]:
             frozen = any(a <= end and end - late <= b for a, b in faults.frozen[number])
-            if frozen or queued >= late - GRACE:
+            if frozen or queued >= late - report.plan.grace:
                 excused += 1
             else:
                 ledger.violate(

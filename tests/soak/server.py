@@ -26,7 +26,7 @@ from typing import Any
 
 from grpc._cython import cygrpc
 
-GRACE = 0.010
+_GRACE = 0.010
 _SAMPLE_SECONDS = 0.05
 
 
@@ -95,7 +95,7 @@ class Deadlines:
         late = end - deadline
         self.number += 1
         self.longest = max(self.longest, late)
-        if late > GRACE:
+        if late > _GRACE:
             self.late.append((end, late, self._queue.waited(begin, end)))
 
     def write(self, path: Path) -> None:
