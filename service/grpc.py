@@ -137,7 +137,7 @@ class Server:
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", settings.max_body_bytes),
-                ("grpc.so_reuseport", 0),  # or a port in use would be shared, unnoticed
+                ("grpc.so_reuseport", int(settings.workers > 1)),  # else a port in use is shared
             ]
         )
         self._health = _Health(service)

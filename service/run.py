@@ -1,37 +1,63 @@
 """The server process: listens for HTTP, gRPC or both, says where, and ends in good order.
 
 ``service.http`` and ``service.grpc`` answer what arrives, on one event loop and from one cache of
-models. After SIGINT or SIGTERM nothing new is accepted and what is being answered is finished, for
-some seconds; a second signal does not wait.
+models. How a process ends:
+
+1. A signal comes (SIGINT or SIGTERM), or the word of a supervisor. gRPC takes nothing new. HTTP
+   tells every caller with its next answer that the connection ends, and goes on to accept as long
+   as any are connected, for a second: so nobody loses a request because two things crossed.
+2. What is being answered is finished, for some seconds. A second signal does not wait.
+3. What then still waits for a store that hangs is left behind.
+
+With the setting ``workers`` several such processes share the addresses: ``service.supervisor``
+starts them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final, NoReturn, Protocol
 
 import uvicorn
 import uvloop
 
+from perslm.errors import ArgumentError
 from perslm.store import DEFAULT_TENANT, Store, open_store
 from service import grpc
 from service.audit import configure
 from service.core import ScoringService
 from service.http import create_app
 from service.logs import configure as configure_logs
-from service.settings import Address, Settings, TcpAddress
+from service.metrics import Board
+from service.settings import Settings, TcpAddress
 from service.sockets import listening
 from service.tls import secure
 
+STOP_SECONDS: Final = 5.0
+"""How long what is being answered may take to be finished."""
+
 _KEEP_ALIVE_SECONDS: Final = 75  # longer than a writer pauses between two words
-_SHUTDOWN_SECONDS: Final = 5
+_FAREWELL_SECONDS: Final = 0.7
+_CLOSE_SECONDS: Final = 1.0
+
+Listener = tuple[socket.socket, str]
+"""A bound socket for HTTP, and its URL."""
+
+
+class Orders(Protocol):
+    """Who tells a process to end, if not its signals: a supervisor."""
+
+    def obey(self, stop: Callable[[], None], hurry: Callable[[], None]) -> None:
+        """Call ``stop`` when told to stop, later perhaps ``hurry``, from any thread."""
 
 
 def serve(
@@ -46,40 +72,79 @@ def serve(
     ``perslm.Client``, that of HTTP first (which have the ports if the settings asked for port 0);
     by default they are printed. Call it from the main thread for the signals to be handled.
 
-    Raises ArgumentError for an address that cannot be used or is not safe (``Settings.address``).
+    Raises ArgumentError for an address that cannot be used or is not safe (``Settings.address``),
+    and for a ``store`` if there are several workers: each opens that of the settings.
     """
-    http, grpc_address = settings.address("http"), settings.address("grpc")
     configure(settings)
     configure_logs(settings)
+    if settings.workers > 1:
+        from service.supervisor import supervise  # which needs this module
+
+        if store is not None:
+            raise ArgumentError("several workers open the store themselves: name it in settings")
+        supervise(settings, on_ready or announce)
+        return
+    http = settings.address("http")
+    with contextlib.ExitStack() as stack:
+        listener = None if http is None else stack.enter_context(listening(http))
+        serve_here(settings, listener, on_ready or announce, store=store)
+
+
+def serve_here(
+    settings: Settings,
+    listener: Listener | None,
+    on_ready: Callable[[list[str]], None],
+    *,
+    store: Store | None = None,
+    orders: Orders | None = None,
+    row: tuple[Board, int] | None = None,
+) -> None:
+    """Serve in this process, HTTP at ``listener``, until ``orders`` (default: signals) end it.
+
+    Its figures are in that ``row`` of a board, if there are several processes.
+    """
+    settings.address("grpc")  # raises before anything is opened
     opened = store if store is not None else open_store(settings.store, tenant=DEFAULT_TENANT)
     try:
-        with contextlib.ExitStack() as stack:
-            listener = None if http is None else stack.enter_context(listening(http))
-            runner = stack.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             service = ScoringService(opened, settings)
-            runner.run(_serve(settings, service, listener, grpc_address, on_ready or _announce))
+            if row is not None:
+                service.metrics.share(*row)
+            runner.run(_serve(settings, service, listener, on_ready, orders))
     finally:
         if store is None:
-            opened.close()
+            closing = threading.Thread(target=opened.close, daemon=True)
+            closing.start()
+            closing.join(_CLOSE_SECONDS)  # a server that hangs is not waited for
+
+
+def end_process(status: int = 0) -> NoReturn:
+    """End this process now: threads that still wait for the store would hold it up."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # whoever read it has gone
+            stream.flush()
+    os._exit(status)
+
+
+def announce(urls: list[str]) -> None:
+    """Print where it listens."""
+    for url in urls:
+        sys.stdout.write(f"listening on {url}\n")
+    sys.stdout.flush()
 
 
 async def _serve(
     settings: Settings,
     service: ScoringService,
-    listener: tuple[socket.socket, str] | None,
-    grpc_address: Address | None,
+    listener: Listener | None,
     on_ready: Callable[[list[str]], None],
+    orders: Orders | None,
 ) -> None:
     stop, hurry = asyncio.Event(), asyncio.Event()
-
-    def on_signal() -> None:
-        (hurry if stop.is_set() else stop).set()
-
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, on_signal)
+    _listen_to(orders, stop, hurry)
     servers: list[grpc.Server | _HttpServer] = []
     urls: list[str] = []
+    grpc_address = settings.address("grpc")
     if grpc_address is not None:
         grpc_server = grpc.Server(settings, service)
         urls.append(await grpc_server.start(grpc_address))
@@ -92,10 +157,31 @@ async def _serve(
         servers.append(http_server)
     on_ready(urls)
     await stop.wait()
-    draining = asyncio.gather(*(server.stop(_SHUTDOWN_SECONDS) for server in servers))
+    draining = asyncio.gather(*(server.stop(STOP_SECONDS) for server in servers))
     hurried = asyncio.create_task(_hurry(hurry, servers))
     await draining
     hurried.cancel()
+    # the loop waits for the threads of its executor when it is closed, and those for the store
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+
+
+def _listen_to(orders: Orders | None, stop: asyncio.Event, hurry: asyncio.Event) -> None:
+    """Have ``stop`` and ``hurry`` set when the process shall end."""
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        # a supervisor says itself when to hurry: a signal may come from it and to its whole group
+        (hurry if stop.is_set() and orders is None else stop).set()
+
+    def told(event: asyncio.Event) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(event.set)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, on_signal)
+    if orders is not None:
+        orders.obey(lambda: told(stop), lambda: told(hurry))
 
 
 async def _hurry(told: asyncio.Event, servers: list[grpc.Server | _HttpServer]) -> None:
@@ -118,16 +204,19 @@ class _HttpServer(uvicorn.Server):
             proxy_headers=False,
             server_header=False,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+            timeout_graceful_shutdown=int(STOP_SECONDS),
         )
         if settings.tls_cert is not None and isinstance(settings.address("http"), TcpAddress):
             secure(config, settings)
         super().__init__(config)
         self._ready = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
+        self._listener: socket.socket | None = None
+        self._leaving = False
 
     async def start(self, listener: socket.socket) -> None:
         """Accept connections."""
+        self._listener = listener
         self._running = asyncio.create_task(self.serve([listener]))
         ready = asyncio.create_task(self._ready.wait())
         await asyncio.wait({self._running, ready}, return_when=asyncio.FIRST_COMPLETED)
@@ -135,9 +224,49 @@ class _HttpServer(uvicorn.Server):
     async def stop(self, grace: float) -> None:
         """Finish what is being answered; do not wait for it without ``grace``."""
         assert self._running is not None
-        self.should_exit = True
         self.force_exit = not grace
+        if grace and not self._leaving:
+            self._leaving = True
+            await self._take_leave()
+        self.should_exit = True
         await self._running
+
+    async def _take_leave(self) -> None:
+        """Answer those who are connected once more, and tell them that it was the last time."""
+        last = (b"connection", b"close")
+        self.config.encoded_headers.append(last)  # those of each second are made of them
+        self.server_state.default_headers = [*self.server_state.default_headers, last]
+        await self._until_alone(_FAREWELL_SECONDS)
+        await self._close_door()
+        await self._until_alone(_FAREWELL_SECONDS)
+
+    async def _until_alone(self, seconds: float) -> None:
+        """Wait until nobody is connected, or for ``seconds``."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while self.server_state.connections and loop.time() < until and not self.force_exit:
+            await asyncio.sleep(0.01)
+
+    async def _close_door(self) -> None:
+        """Accept nobody any more, but those who stand before the door already."""
+        assert self._listener is not None
+        loop = asyncio.get_running_loop()
+        with self._listener.dup() as queue:
+            for server in self.servers:
+                server.close()
+            for _ in range(self.config.backlog):
+                try:
+                    connection, _ = queue.accept()
+                except BlockingIOError:
+                    break
+                await loop.connect_accepted_socket(
+                    self._new_protocol, connection, ssl=self.config.ssl
+                )
+
+    def _new_protocol(self) -> asyncio.Protocol:
+        make: Any = self.config.http_protocol_class
+        protocol: asyncio.Protocol = make(self.config, self.server_state, {})
+        return protocol
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -147,9 +276,3 @@ class _HttpServer(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave signals to the process."""
         yield
-
-
-def _announce(urls: list[str]) -> None:
-    for url in urls:
-        sys.stdout.write(f"listening on {url}\n")
-    sys.stdout.flush()

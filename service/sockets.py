@@ -8,6 +8,7 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
+from typing import Literal
 
 from perslm.errors import ArgumentError
 from service.settings import Address, TcpAddress, UnixAddress
@@ -28,14 +29,32 @@ def listening(address: Address) -> Iterator[tuple[socket.socket, str]]:
             address.path.unlink(missing_ok=True)
 
 
-def _tcp_socket(address: TcpAddress) -> socket.socket:
+@contextlib.contextmanager
+def shared_port(address: Address) -> Iterator[str]:
+    """Yield ``HOST:PORT`` of a port for gRPC that is this service's, and that its processes share.
+
+    Each listens there with SO_REUSEPORT. Others of this user could do so, too, unnoticed: that the
+    port is free is found out here. Raises ArgumentError.
+    """
+    if not isinstance(address, TcpAddress):
+        raise ArgumentError(
+            "workers cannot share a unix socket of gRPC: give it a port, such as 127.0.0.1:8378, "
+            "or use HTTP there, or one worker"
+        )
+    with _tcp_socket(address, "gRPC") as reserved:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # from now on
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        yield f"{host}:{reserved.getsockname()[1]}"
+
+
+def _tcp_socket(address: TcpAddress, what: Literal["HTTP", "gRPC"] = "HTTP") -> socket.socket:
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise ArgumentError(f"the HTTP address cannot be used ({error.strerror})") from error
+        raise ArgumentError(f"the {what} address cannot be used ({error.strerror})") from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(place)
@@ -43,9 +62,9 @@ def _tcp_socket(address: TcpAddress) -> socket.socket:
         listener.close()
         if error.errno == errno.EADDRINUSE:
             raise ArgumentError(
-                f"port {address.port} is in use: choose another with --http, or 0 for any"
+                f"port {address.port} is in use: choose another with --{what.lower()}, or 0 for any"
             ) from error
-        raise ArgumentError(f"the HTTP address cannot be used ({error.strerror})") from error
+        raise ArgumentError(f"the {what} address cannot be used ({error.strerror})") from error
     return listener
 
 

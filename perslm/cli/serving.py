@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
         "perslm serve --store redis://db:6379",
         "perslm serve --http unix:/run/perslm.sock",
         "perslm serve --http 0.0.0.0:8443 --keys keys.json --tls-cert cert.pem --tls-key key.pem",
-        "perslm serve --http 127.0.0.1:8377 --grpc 127.0.0.1:8378",
+        "perslm serve --http 127.0.0.1:8377 --grpc 127.0.0.1:8378 --workers 4",
     )
 
 
@@ -80,6 +80,16 @@ def serve(
         bool,
         typer.Option("--behind-proxy", help="A proxy in front does TLS; listen without."),
     ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            envvar="PERSLM_WORKERS",
+            help="Processes that share the addresses, each with models of its own in memory; by "
+            "default 1.",
+        ),
+    ] = None,
     weight: WeightOption = None,
     store: StoreOption = None,
 ) -> None:
@@ -90,6 +100,7 @@ def serve(
     can also be given as an environment variable PERSLM_… (see service/settings.py).
     """
     try:
+        from service.run import end_process
         from service.run import serve as serve_until_told
         from service.settings import Settings
     except ModuleNotFoundError as error:
@@ -105,5 +116,7 @@ def serve(
         tls_key=tls_key,
         tls_client_ca=tls_client_ca,
         behind_proxy=behind_proxy or None,
+        workers=workers,
     )
     serve_until_told(settings)
+    end_process()

@@ -17,7 +17,7 @@ from perslm.store import Store
 from service import keyfile
 from service.cache import ModelCache
 from service.logs import JsonFormatter
-from service.metrics import BUCKETS, CONTENT_TYPE, CacheFigures, Metrics
+from service.metrics import BUCKETS, CONTENT_TYPE, Board, CacheFigures, Metrics
 from tests.service.grpc_server import CallRefusedError, GrpcCaller, RunningServer, score_request
 from tests.service.server import Caller, running
 from tests.service.support import (
@@ -113,6 +113,29 @@ def test_a_watch_becomes_counts_and_cumulative_buckets() -> None:
     ]
     assert len(buckets) == len(BUCKETS) + 1
     assert buckets == sorted(buckets)
+
+
+def test_processes_share_a_board_and_one_takes_the_place_of_another() -> None:
+    board = Board(2)
+    caches = [CacheFigures() for _ in range(3)]
+    services = [Metrics(cache) for cache in caches]
+    caches[0].lagged(0.3)  # before it is shared
+    for cache in caches:
+        cache.loads += 1
+        cache.models += 1
+    for metrics, place in zip(services, (0, 1, 1), strict=True):  # the third for the second
+        metrics.share(board, place)
+        metrics.watch("http", "score").end()
+    caches[0].lagged(700.0)
+    texts = [figures(metrics.text()) for metrics in services]
+    for now in texts:
+        assert requests(now) == {("score", "ok", "ok"): 3}
+        assert now['perslm_request_seconds_count{route="score",transport="http"}'] == 3
+        assert now["perslm_cache_loads_total"] == 3
+        assert now["perslm_cache_models"] == 2  # those of the second went with it
+        assert now["perslm_worker_restarts_total"] == 1
+        assert now['perslm_generation_lag_seconds_bucket{le="0.5"}'] == 1
+        assert now["perslm_generation_lag_seconds_sum"] == 700.3
 
 
 def test_what_is_not_in_a_fixed_set_is_other() -> None:
