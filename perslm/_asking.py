@@ -172,6 +172,33 @@ class Asking:
                 self._fetched[key] = self._fetched[key][0], -math.inf
 
 
+class ClientBase:
+    """What both clients show of themselves."""
+
+    _asking: Asking
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._asking.calls.location!r})"
+
+    @property
+    def strict(self) -> bool:
+        """Tell whether calls raise where else a model would abstain; may be set."""
+        return self._asking.strict
+
+    @strict.setter
+    def strict(self, strict: bool) -> None:
+        self._asking.strict = strict
+
+    @property
+    def pause(self) -> float:
+        """Return for how many seconds a model that cannot be had is not asked for; may be set."""
+        return self._asking.pause
+
+    @pause.setter
+    def pause(self, seconds: float) -> None:
+        self._asking.pause = seconds
+
+
 def credentials_of(
     token: str | None, ca: str | None, cert: str | tuple[str, str] | None
 ) -> Credentials:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from typing import TypeAlias
 
 import grpc
@@ -28,6 +29,7 @@ class AsyncGrpcWire:
     def __init__(self, calls: GrpcCalls) -> None:
         self._calls = calls
         self._channel: grpc.aio.Channel | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None  # that of the channel
 
     async def send(self, request: GrpcRequest, until: float) -> GrpcReply | StreamReply:
         """Send a request and return the reply."""
@@ -60,6 +62,8 @@ class AsyncGrpcWire:
     def channel(self) -> grpc.aio.Channel:
         """Return the channel, opened by now."""
         calls = self._calls
+        if self._channel is None:
+            self.loop = asyncio.get_running_loop()
         if self._channel is None and calls.credentials is None:
             self._channel = grpc.aio.insecure_channel(calls.target, OPTIONS)
         elif self._channel is None:
@@ -87,6 +91,8 @@ class _Line:
         self._wire = wire
         self._stream: _Stream | None = None
         self._mutex = asyncio.Lock()
+        self._opened: list[_Stream] = []  # the one stream that is open, if any
+        weakref.finalize(self, _end, wire, self._opened)
 
     async def exchange(self, request: GrpcRequest, until: float) -> bytes:
         calls = self._wire.calls
@@ -104,6 +110,7 @@ class _Line:
         kept = stream is not None and not request.fresh
         if stream is None or not kept:
             stream = self._wire.channel().stream_stream(STREAM)(metadata=calls.metadata)
+            self._opened[:] = [stream]
         try:
             await stream.write(body)
             reply = await stream.read()
@@ -116,6 +123,12 @@ class _Line:
             raise UnansweredError(calls.location, "end of stream", stale=kept)
         self._stream = stream
         return reply
+
+
+def _end(wire: AsyncGrpcWire, opened: list[_Stream]) -> None:
+    """End the stream of a model that nobody has any more; called in whatever thread."""
+    if opened and wire.loop is not None and not wire.loop.is_closed():
+        wire.loop.call_soon_threadsafe(opened[0].cancel)
 
 
 def _is_cancelled() -> bool:

@@ -95,7 +95,7 @@ class AsyncHttpWire:
         except TimeoutError:
             pass
         except _BrokenError as error:
-            kind, stale = str(error), bool(kept)
+            kind, stale = str(error), bool(kept) and not session.closed
         except aiohttp.ClientConnectionError as error:
             kind, sent = type(error).__name__, not isinstance(error, aiohttp.ClientConnectorError)
         except aiohttp.ClientError as error:

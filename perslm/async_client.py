@@ -19,7 +19,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from perslm._asking import Asking, credentials_of
+from perslm._asking import Asking, ClientBase, credentials_of
 from perslm._steps import AsyncWire, Steps, T, run_async
 from perslm._transport import open_async_transport
 from perslm.counts import UInt32Array
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from perslm.vocabulary import Vocabulary
 
 
-class AsyncClient:
+class AsyncClient(ClientBase):
     """A connection to a scoring service, for one event loop; keeps connections open.
 
     Its arguments are those of ``perslm.Client``; nothing is connected before the first request.
@@ -54,9 +54,6 @@ class AsyncClient:
         self._asking = Asking(
             calls, timeout=timeout, strict=strict, pause=pause, stale_seconds=stale_seconds
         )
-
-    def __repr__(self) -> str:
-        return f"AsyncClient({self._asking.calls.location!r})"
 
     async def __aenter__(self) -> Self:
         return self

@@ -37,7 +37,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from perslm._asking import Asking, credentials_of
+from perslm._asking import Asking, ClientBase, credentials_of
 from perslm._steps import Steps, T, run
 from perslm._transport import open_transport
 from perslm.interpolate import DEFAULT_WEIGHT
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from perslm.vocabulary import Vocabulary
 
 
-class Client:
+class Client(ClientBase):
     """A connection to a scoring service; thread-safe, keeps connections open.
 
     ``url`` is what ``perslm serve`` prints: ``http://HOST:PORT``, ``https://…``, ``unix:/path`` or
@@ -85,9 +85,6 @@ class Client:
             calls, timeout=timeout, strict=strict, pause=pause, stale_seconds=stale_seconds
         )
 
-    def __repr__(self) -> str:
-        return f"Client({self._asking.calls.location!r})"
-
     def __enter__(self) -> Self:
         return self
 
@@ -98,24 +95,6 @@ class Client:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-    @property
-    def strict(self) -> bool:
-        """Tell whether calls raise where else a model would abstain; may be set."""
-        return self._asking.strict
-
-    @strict.setter
-    def strict(self, strict: bool) -> None:
-        self._asking.strict = strict
-
-    @property
-    def pause(self) -> float:
-        """Return for how many seconds a model that cannot be had is not asked for; may be set."""
-        return self._asking.pause
-
-    @pause.setter
-    def pause(self, seconds: float) -> None:
-        self._asking.pause = seconds
 
     def close(self) -> None:
         """Close the connections."""

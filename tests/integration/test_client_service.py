@@ -33,6 +33,7 @@ from perslm.store import Store, open_store
 from perslm.vocabulary import Vocabulary
 from service.run import serve
 from service.settings import Settings
+from tests.blocking import BlockingClient
 from tests.service.grpc_server import RunningServer
 from tests.service.server import running
 from tests.support import ROOT
@@ -80,9 +81,10 @@ def serving(request: pytest.FixtureRequest) -> Serving:
     return chosen
 
 
-@pytest.fixture
-def client(serving: Serving, store: Store) -> Iterator[Client]:
-    with serving(Settings(fresh_seconds=0.0), store) as url, Client(url, pause=0) as opened:
+@pytest.fixture(params=[Client, BlockingClient], ids=["blocks", "awaits"])
+def client(request: pytest.FixtureRequest, serving: Serving, store: Store) -> Iterator[Client]:
+    """A client that blocks, and one that awaits, made to block."""
+    with serving(Settings(fresh_seconds=0.0), store) as url, request.param(url, pause=0) as opened:
         yield opened
 
 

@@ -18,6 +18,7 @@ from perslm.store import Store
 from service import keyfile
 from service.settings import Settings
 from service.tls import server_context
+from tests.blocking import BlockingClient
 from tests.service.certificates import Authority, authority
 from tests.service.server import Caller, running
 from tests.service.support import FINGERPRINT, USER, local, settings
@@ -76,8 +77,9 @@ def test_a_certificate_can_be_required_of_callers(
         call.close()
 
 
+@pytest.mark.parametrize("client_of", [perslm.Client, BlockingClient])
 def test_the_client_has_all_it_needs(
-    store: Store, ours: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client_of: Any, store: Store, ours: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token, _ = keyfile.create(tmp_path / "keys.json", "beam", ["score", "model:read", "forget"])
     pair = ours.issue("caller")
@@ -89,27 +91,27 @@ def test_the_client_has_all_it_needs(
     trust = {"ca": str(ours.path), "strict": True, "timeout": 30}
     with running(limits, store) as url:
         for cert in (str(pair), (str(pair), str(pair))):
-            with perslm.Client(url, token=token, cert=cert, **trust) as client:
+            with client_of(url, token=token, cert=cert, **trust) as client:
                 model = client.model(USER, FINGERPRINT)
                 states = model.states([[0, 2]])
                 expected = local().score(local().states([[0, 2]]), [[3, 4]])[0]
                 assert (model.score(states, [[3, 4]])[0] == expected).all()
                 assert client.fetch(USER).generation == 1
                 assert token not in repr(client)
-        with perslm.Client(url, token=token, **trust) as client, pytest.raises(ServiceError):
+        with client_of(url, token=token, **trust) as client, pytest.raises(ServiceError):
             client.fetch(USER)
         for wrong in (None, token + "x"):
             with (
-                perslm.Client(url, token=wrong, cert=str(pair), **trust) as client,
+                client_of(url, token=wrong, cert=str(pair), **trust) as client,
                 pytest.raises(ServiceError, match=r"401, unauthenticated") as caught,
             ):
                 client.fetch(USER)
             assert token not in str(caught.value)
         monkeypatch.setenv("PERSLM_TOKEN", token)
-        with perslm.Client(url, cert=str(pair), **trust) as client:
+        with client_of(url, cert=str(pair), **trust) as client:
             assert client.forget(USER)
         lenient = {**trust, "strict": False}
-        with perslm.Client(url, token="wrong", cert=str(pair), **lenient) as client:
+        with client_of(url, token="wrong", cert=str(pair), **lenient) as client:
             assert client.fetch(USER).reason == "refused"
 
 

@@ -7,7 +7,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import takewhile
 from pathlib import Path
@@ -31,6 +31,7 @@ from perslm.errors import (
 from perslm.model import NullModel
 from perslm.remote import RemoteModel
 from perslm.vocabulary import Vocabulary
+from tests.blocking import BlockingClient
 from tests.support import Seq
 
 FINGERPRINT = "ab" * 16
@@ -40,6 +41,12 @@ ROWS = np.log(np.full((2, 9), 1 / 9, np.float32))
 
 Reply = tuple[int, bytes] | tuple[int, bytes, dict[str, str]]
 Script = Callable[[str, str, bytes], Reply]
+
+
+@pytest.fixture(autouse=True, params=[Client, BlockingClient], ids=["blocks", "awaits"])
+def both_clients(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both clients are held to every test here."""
+    monkeypatch.setattr(f"{__name__}.Client", request.param)
 
 
 @contextmanager
@@ -61,8 +68,9 @@ def service(script: Script) -> Iterator[str]:
             for name, value in headers[0].items() if headers else ():
                 self.send_header(name, value)
             self.send_header("content-length", str(len(reply)))
-            self.end_headers()
-            self.wfile.write(reply)
+            with suppress(ConnectionError):  # it did not wait
+                self.end_headers()
+                self.wfile.write(reply)
 
         do_GET = do_POST = do_DELETE = answer  # noqa: N815 - the names that http.server calls
 

@@ -18,6 +18,7 @@ import pytest
 from perslm.client import Client
 from perslm.errors import ArgumentError, NoModelError, ServiceError
 from perslm.v1 import scorer_pb2
+from tests.blocking import BlockingClient
 from tests.unit.test_client import FINGERPRINT, ROWS, free_port, harmless
 
 SERVICE = "perslm.v1.Scorer"
@@ -30,14 +31,27 @@ def user(body: bytes, context: Any) -> bytes:
     return scorer_pb2.User(**facts).SerializeToString()
 
 
+@pytest.fixture(autouse=True, params=[Client, BlockingClient], ids=["blocks", "awaits"])
+def both_clients(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both clients are held to every test here."""
+    monkeypatch.setattr(f"{__name__}.Client", request.param)
+
+
 @contextmanager
-def service(answer: Answers, port: int = 0, **unary: Handler) -> Iterator[tuple[str, list[int]]]:
-    """A server that knows a user and answers what comes by stream; how many came by each."""
+def service(
+    answer: Answers, port: int = 0, ended: threading.Semaphore | None = None, **unary: Handler
+) -> Iterator[tuple[str, list[int]]]:
+    """A server that knows a user and answers what comes by stream; how many came by each.
+
+    ``ended`` is released whenever a stream ends.
+    """
     streams: list[int] = []
+    ended = ended or threading.Semaphore()
 
     def score(requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
         number = len(streams)
         streams.append(0)
+        context.add_callback(ended.release)
         for body in requests:
             streams[number] += 1
             try:
@@ -286,16 +300,17 @@ def test_calls_that_fail() -> None:
 
 
 def test_a_stream_ends_with_its_model() -> None:
-    with service(lambda body: scores()) as (url, _), Client(url) as client:
-        before = set(threading.enumerate())
+    ended = threading.Semaphore(0)
+    with service(lambda body: scores(), ended=ended) as (url, _), Client(url) as client:
+        other = client.model("u", FINGERPRINT)
         model = client.model("u", FINGERPRINT)
-        model.score(model.states([[2], [3]]), [[2, 3, 4]] * 2)
-        readers = [t for t in threading.enumerate() if "_receive" in t.name and t not in before]
-        assert len(readers) == 1
-        del model
+        for each in (other, model):
+            each.score(each.states([[2], [3]]), [[2, 3, 4]] * 2)
+        del model, each
         gc.collect()
-        readers[0].join(30)
-        assert not readers[0].is_alive()
+        assert ended.acquire(timeout=30)
+        assert np.isfinite(other.score(other.states([[2], [3]]), [[2, 3, 4]] * 2)[0]).any()
+        assert not ended.acquire(blocking=False)
 
 
 @pytest.mark.parametrize(
