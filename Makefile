@@ -91,5 +91,5 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml $(KERNEL)
 	touch $@
 
 $(VENV)/.test: $(VENV)/bin/python pyproject.toml $(KERNEL)
-	$(INSTALL) '.[service,builders,interop,dev]'
+	$(INSTALL) '.[service,builders,interop,evaluate,dev]'
 	touch $@ $(VENV)/.demo
