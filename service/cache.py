@@ -59,7 +59,8 @@ from service.settings import Settings
 
 _LOADERS: Final = 8
 _MOST_LOADS: Final = 1024  # running and queued; more than a second's worth helps nobody
-_ENTRY_BYTES: Final = 2048  # of what surrounds a model, or of a null model, with its user id
+_MODEL_BYTES: Final = 2048  # of what surrounds a model, with the longest user id
+_ABSENT_BYTES: Final = 768  # of an entry without a model
 _TRUST_SECONDS: Final = 5.0
 _AHEAD: Final = 0.25  # the share of ``fresh_seconds`` in which the store is asked before it must be
 _ABSENT_SHARE: Final = 1 / 16
@@ -90,7 +91,9 @@ class Entry:
     @property
     def bytes(self) -> int:
         """Return about how much memory the entry takes."""
-        return _ENTRY_BYTES + (0 if isinstance(self.model, NullModel) else self.model.nbytes)
+        if isinstance(self.model, NullModel):
+            return _ABSENT_BYTES
+        return _MODEL_BYTES + self.model.nbytes
 
 
 class _Load(Future[Entry]):
@@ -357,6 +360,8 @@ class ModelCache:
             return self._unreadable(stored.generation, info, now)
         with self._mutex:
             self.figures.loads += 1
+        if old is not None and 0 < old.generation < stored.generation:
+            self.figures.lagged(max(0.0, time.time() - stored.created))
         return Entry(model, stored.generation, info, due, now, gaps)
 
     def _unreadable(self, generation: int, info: UserInfo | None, now: float) -> Entry:

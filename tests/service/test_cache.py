@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import queue
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +31,7 @@ from tests.service.support import (
     publish,
     settings,
 )
+from tests.support import ROOT
 
 
 class Counting:
@@ -396,7 +399,7 @@ def test_the_same_user_id_of_two_tenants_is_two_users(store: Store) -> None:
 
 def test_unknown_users_cannot_evict_models(store: Store) -> None:
     size = ModelCache(store, settings(fresh_seconds=60.0)).get(USER).bytes
-    bound = 64 * 2048
+    bound = 64 * 768
     cache = ModelCache(store, settings(fresh_seconds=60.0, cache_bytes=bound))
     users = [f"known-{i}" for i in range((bound - bound // 16) // size)]
     for user in users:
@@ -411,10 +414,24 @@ def test_unknown_users_cannot_evict_models(store: Store) -> None:
 
 
 def test_without_models_unknown_users_keep_to_their_share(store: Store) -> None:
-    cache = ModelCache(store, settings(fresh_seconds=60.0, cache_bytes=64 * 2048))
+    cache = ModelCache(store, settings(fresh_seconds=60.0, cache_bytes=64 * 768))
     for i in range(50):
         cache.get(f"unknown-{i}")
     assert len(cache) == 4
+
+
+def test_the_bound_of_bytes_is_one_of_memory() -> None:
+    """In a process of its own, which says how much it grew for a full cache of 24 MiB."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.service.cache_memory"],
+        cwd=ROOT,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    models, flooded = (int(word) / (24 << 20) for word in done.stdout.split())
+    assert 0.7 < models < 1.2
+    assert flooded < models + 0.1
 
 
 def test_a_blob_mended_in_its_place_is_found(store: Store, raw_store: redis.Redis) -> None:

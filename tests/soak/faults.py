@@ -21,11 +21,12 @@ from typing import Any
 
 import msgpack
 
+from perslm import encryption
 from perslm.blob import VERSION
 from tests.service.server import TYPES
 from tests.soak.clients import Replica
 from tests.soak.contents import FINGERPRINT
-from tests.soak.ledger import SETTLING, Ledger, Owner
+from tests.soak.ledger import PROMISE, SETTLING, Ledger, Owner
 from tests.soak.proxy import Proxy
 from tests.soak.stores import Pair
 
@@ -43,8 +44,12 @@ ERRORS = (
     "WRONGTYPE another type",
     "ERR something else",
 )
+ENCRYPTED = "acme"
+"""The tenant whose models are encrypted; only there a blob is bound to its user and generation."""
+
 _DAMAGED = 20  # users at a time
-_SHORTEST_VERSION = 5  # bytes of a blob before its version, and that
+_SLOTS = 8
+_VERSION_AT = 4  # in a blob, and in an encrypted one
 
 
 class Faults:
@@ -58,11 +63,13 @@ class Faults:
         replicas: list[Replica],
         processes: list[int],
         clocks: list[Path],
+        master_keys: Path,
         random: Random,
         only: tuple[str, ...],
     ) -> None:
         self._ledger, self._pair, self._proxy = ledger, pair, proxy
         self._replicas, self._processes, self._clocks = replicas, processes, clocks
+        self._master_keys = master_keys
         self._random = random
         self.injected: Counter[str] = Counter()
         self.frozen: list[list[tuple[float, float]]] = [[] for _ in replicas]
@@ -102,6 +109,7 @@ class Faults:
             "connections dead": lambda: self._rough("swallow"),
             "subscription dead": self._deaf,
             "blobs damaged": self._damaged,
+            "master key added": self._master_key_added,
             "clock jumped": self._clock_jumped,
             "replica frozen": self._replica_frozen,
             "flood of unknown users": self._flood,
@@ -165,26 +173,53 @@ class Faults:
         """Blobs of some users cannot be read for a while, nor changed."""
         owners = self._random.sample([*self._ledger.users], _DAMAGED)
         held = [o for o in owners if self._ledger.record(o).writing.acquire(timeout=1)]
-        sound: list[tuple[str, bytes]] = []
         client = self._pair.primary.client
         try:
-            for owner in held:
-                generation = client.hget(_key(owner, "head"), "generation")
-                if generation is None:
-                    continue
-                key = _key(owner, "slot") + f":{int(generation) % 8}"
-                blob = client.hget(key, "blob")
-                assert blob is not None
-                sound.append((key, blob))
+            sound = self._stored(held)
+            encrypted = [blob for (tenant, _), _, blob in sound if tenant == ENCRYPTED]
+            for owner, key, blob in sound:
                 self._ledger.damage(owner, float("inf"))
-                client.hset(key, "blob", self._damage(blob))
+                others = [other for other in encrypted if other != blob]
+                if owner[0] == ENCRYPTED and others and self._random.random() < 0.6:
+                    damaged = self._earlier(owner, key) or self._random.choice(others)
+                else:
+                    damaged = self._damage(blob)
+                client.hset(key, "blob", damaged)
             yield
-            for key, blob in sound:
+            for _, key, blob in sound:
                 client.hset(key, "blob", blob)
         finally:
             for owner in held:
-                self._ledger.damage(owner, time.monotonic() + SETTLING)
+                self._ledger.damage(owner, time.monotonic() + SETTLING + PROMISE)
                 self._ledger.record(owner).writing.release()
+
+    @contextmanager
+    def _master_key_added(self) -> Iterator[None]:
+        """What is published from now on is encrypted with a key that the service has not read."""
+        encryption.add(self._master_keys)
+        yield
+
+    def _stored(self, owners: list[Owner]) -> list[tuple[Owner, str, bytes]]:
+        """Return where the current blobs of users are, and the blobs."""
+        client = self._pair.primary.client
+        found = []
+        for owner in owners:
+            generation = client.hget(_key(owner, "head"), "generation")
+            if generation is not None:
+                key = f"{_key(owner, 'slot')}:{int(generation) % _SLOTS}"
+                blob = client.hget(key, "blob")
+                assert blob is not None
+                found.append((owner, key, blob))
+        return found
+
+    def _earlier(self, owner: Owner, key: str) -> bytes | None:
+        """Return the blob of another generation of the user, if one is kept."""
+        for slot in range(_SLOTS):
+            other = f"{_key(owner, 'slot')}:{slot}"
+            blob = self._pair.primary.client.hget(other, "blob")
+            if other != key and blob is not None:
+                return bytes(blob)
+        return None
 
     def _damage(self, blob: bytes) -> bytes:
         luck = self._random.random()
@@ -194,7 +229,7 @@ class Faults:
         if luck < 0.6:
             changed[self._random.randrange(len(blob))] ^= 1 << self._random.randrange(8)
         elif luck < 0.8:
-            changed[_SHORTEST_VERSION - 1] = VERSION + 1
+            changed[_VERSION_AT] = VERSION + 1
             changed[-4:] = struct.pack("<I", zlib.crc32(changed[:-4]))
         else:
             return self._random.randbytes(len(blob))

@@ -233,7 +233,7 @@ class Ledger:
             return "" if disturbed else "store_unavailable, and nothing is wrong with the store"
         if reason == "bad_blob":
             damaged = record is not None and sent < record.damaged_until
-            return "" if damaged else "bad_blob, and the blob is sound"
+            return "" if damaged or disturbed else "bad_blob, and the blob is sound"
         if reason == "unknown_user":
             if record is None or disturbed or sent < record.absent_until + PROMISE + SLACK:
                 return ""

@@ -22,6 +22,7 @@ from typing import Any
 import grpc
 import numpy as np
 
+from perslm import encryption
 from perslm.store import open_store
 from service.keyfile import create
 from tests.service.server import Reply
@@ -35,14 +36,14 @@ from tests.soak.clients import (
     unary_caller,
 )
 from tests.soak.contents import WEIGHT, make_contents, make_probes
-from tests.soak.faults import Faults
+from tests.soak.faults import ENCRYPTED, Faults
 from tests.soak.ledger import SETTLING, Ledger, Owner, Record
 from tests.soak.nasty import nasty_caller
 from tests.soak.proxy import Proxy
 from tests.soak.stores import Pair
 from tests.soak.writers import Writer
 
-TENANTS = ("default", "acme")
+TENANTS = ("default", ENCRYPTED)
 TIMES_THE_CACHE = 10
 _START_SECONDS = 30.0
 _OVERHEAD_BYTES = 80 << 20
@@ -170,10 +171,20 @@ def run(plan: Plan) -> Report:
         ]
         ledger.users.update({owner: Record() for owner in owners})
         crowd = Crowd(owners)
+        master = directory / "master"
+        encryption.create(master)
         writers = []
         for listener, writing in zip((2, 3), pair.writing, strict=True):
-            store = stack.enter_context(open_store(f"unix://{proxy.paths[listener]}"))
-            writers.append(Writer(ledger, crowd, store, writing))
+            url = f"unix://{proxy.paths[listener]}"
+            stores = {
+                tenant: stack.enter_context(
+                    open_store(
+                        url, tenant=tenant, master_keys=master if tenant == ENCRYPTED else None
+                    )
+                )
+                for tenant in TENANTS
+            }
+            writers.append(Writer(ledger, crowd, stores, writing))
         for owner in owners:
             writers[0].publish(owner, random.randrange(plan.contents))
         mean = sum(content.nbytes for content in contents) / len(contents)
@@ -195,6 +206,7 @@ def run(plan: Plan) -> Report:
                 "http": http,
                 "grpc": grpc_address,
                 "keys": str(directory / "keys"),
+                "master_keys": str(master),
                 "weight": WEIGHT,
                 "cache_bytes": int(mean * plan.users / TIMES_THE_CACHE),
             }
@@ -227,6 +239,7 @@ def run(plan: Plan) -> Report:
             replicas,
             [service.pid for service in services],
             [service.clock for service in services],
+            master,
             random,
             plan.faults,
         )

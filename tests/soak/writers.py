@@ -25,9 +25,11 @@ class Writer:
     what the store says then.
     """
 
-    def __init__(self, ledger: Ledger, crowd: Crowd, store: Store, writing: threading.Lock) -> None:
+    def __init__(
+        self, ledger: Ledger, crowd: Crowd, stores: dict[str, Store], writing: threading.Lock
+    ) -> None:
         self._ledger, self._crowd, self._writing = ledger, crowd, writing
-        self._stores = {tenant: store.of_tenant(tenant) for tenant in ("default", "acme")}
+        self._stores = stores  # by tenant
 
     def publish(self, owner: Owner, content: int) -> None:
         """Publish a content for a user. Raises StoreError."""
