@@ -21,35 +21,89 @@ the scopes.
 _USER: Final = "engineer@example.com"
 _FINGERPRINT: Final = "3f1c0b5a9d8e7766554433221100ffee"
 
+SECURITY_SCHEMES: Final = {
+    "credential": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "an API key or a JSON Web Token; needed where the operator asks for them",
+    }
+}
+_SECURITY: Final[list[dict[str, list[str]]]] = [{"credential": []}, {}]
+
 _IDS: Final = {
     "type": "array",
-    "items": {"type": "array", "items": {"type": "integer", "minimum": 0}},
+    "items": {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 2**32 - 1}},
 }
+_ABSENT: Final = {"type": "null"}
+_NO: Final = {"enum": [False, None]}
 _REQUEST_SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
     "required": ["user", "vocabulary", "histories"],
     "additionalProperties": False,
     "properties": {
-        "user": {"type": "string", "description": "1 to 256 bytes"},
+        "user": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 256,
+            "description": "1 to 256 bytes",
+        },
         "vocabulary": {"type": "string", "description": "fingerprint of the ids' vocabulary"},
         "histories": {
             **_IDS,
             "description": "token ids of each hypothesis, oldest first; "
             "the last order − 1 are enough",
         },
-        "candidates": {**_IDS, "description": "as many ids for each history"},
-        "top_k": {"type": "integer", "minimum": 1, "description": "the likeliest ids instead"},
-        "dense": {"type": "boolean", "description": "all ids of the vocabulary instead"},
+        "candidates": {
+            **_IDS,
+            "type": ["array", "null"],
+            "description": "as many ids for each history",
+        },
+        "top_k": {
+            "type": ["integer", "null"],
+            "minimum": 1,
+            "description": "the likeliest ids instead",
+        },
+        "dense": {
+            "type": ["boolean", "null"],
+            "description": "all ids of the vocabulary instead",
+        },
         "compact": {
-            "type": "boolean",
+            "type": ["boolean", "null"],
             "description": "with dense: only the ids that the user ever wrote, given in `ids`; all "
             "others have probability 0",
         },
     },
+    "oneOf": [
+        {
+            "required": ["candidates"],
+            "properties": {
+                "candidates": {"type": "array"},
+                "top_k": _ABSENT,
+                "dense": _NO,
+                "compact": _NO,
+            },
+        },
+        {
+            "required": ["top_k"],
+            "properties": {
+                "top_k": {"type": "integer"},
+                "candidates": _ABSENT,
+                "dense": _NO,
+                "compact": _NO,
+            },
+        },
+        {
+            "required": ["dense"],
+            "properties": {"dense": {"const": True}, "candidates": _ABSENT, "top_k": _ABSENT},
+        },
+    ],
 }
+_COUNT: Final = {"type": "integer", "minimum": 0}
+_ID_LIST: Final = {"type": "array", "items": _COUNT}
 _ANSWER_SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
     "required": ["status", "reason", "generation", "order", "weights", "logprobs"],
+    "additionalProperties": False,
     "properties": {
         "status": {"enum": ["ok", "no_model", "vocabulary_mismatch", "degraded"]},
         "reason": {
@@ -63,17 +117,19 @@ _ANSWER_SCHEMA: Final[dict[str, Any]] = {
                 "loading",
             ]
         },
-        "generation": {"type": "integer"},
-        "order": {"type": "integer"},
-        "weights": {"type": "array", "items": {"type": "number"}},
+        "generation": _COUNT,
+        "order": _COUNT,
+        "weights": {
+            "type": "array",
+            "items": {"type": "number", "minimum": 0, "maximum": 1},
+        },
         "logprobs": {
             "type": "array",
             "items": {"type": "array", "items": {"type": ["number", "null"]}},
             "description": "float32[n, k], natural log; null is −∞: the user never wrote it",
         },
         "ids": {
-            "type": "array",
-            "items": {"type": "integer"},
+            "anyOf": [_ID_LIST, {"type": "array", "items": _ID_LIST}],
             "description": "for top_k a list for each history; for compact one list",
         },
     },
@@ -84,43 +140,89 @@ different lengths are `{"dtype": "<u4", "lengths": [l0, l1, …], "data": bin}`:
 after row, without gaps. Requests may have lists of lists of integers instead. −∞ is the IEEE value
 in msgpack and `null` in JSON. The answer has the format that `Accept` names, else the request's.
 """
-_PROBLEM: Final = {
-    "application/json": {
-        "schema": {
-            "type": "object",
-            "required": ["error", "message"],
-            "properties": {"error": {"type": "string"}, "message": {"type": "string"}},
-        }
+_PROBLEM_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["error", "message"],
+    "properties": {
+        "error": {"type": "string", "pattern": "^[a-z_]+$"},
+        "message": {"type": "string"},
+        "request_id": {"type": "string"},
+    },
+}
+_REQUEST_ID: Final = {
+    "X-Request-Id": {
+        "description": "what the operator finds the request by in the log",
+        "schema": {"type": "string"},
     }
+}
+_CHALLENGE: Final = {"WWW-Authenticate": {"schema": {"type": "string"}}}
+_RETRY_AFTER: Final = {
+    "Retry-After": {"description": "seconds, where `overloaded`", "schema": {"type": "integer"}}
 }
 
 
-def _problem(description: str) -> dict[str, Any]:
-    return {"description": description, "content": _PROBLEM}
+def _problem(description: str, headers: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {
+        "description": description,
+        "headers": {**_REQUEST_ID, **(headers or {})},
+        "content": {"application/json": {"schema": _PROBLEM_SCHEMA}},
+    }
 
 
 _USER_PARAMETER: Final = {
     "name": "user",
     "in": "path",
     "required": True,
-    "description": "the user's id, percent-encoded as one path segment (a slash as %2F)",
-    "schema": {"type": "string"},
+    "description": "the user's id, 1 to 256 bytes, percent-encoded as one path segment (a slash as "
+    "%2F)",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 256},
     "example": _USER,
 }
+_TIMEOUT_PARAMETER: Final = {
+    "name": "Perslm-Timeout-Ms",
+    "in": "header",
+    "description": "how many milliseconds the caller waits: what could only be late is not "
+    "computed. What is no such number is ignored",
+    "schema": {"type": "string"},
+    "example": "250",
+}
 _CREDENTIAL_PROBLEMS: Final = {
-    "401": _problem("`unauthenticated`: no valid credential"),
+    "401": _problem("`unauthenticated`: no valid credential", _CHALLENGE),
     "403": _problem("`forbidden`: the credential does not allow this"),
 }
+_INTERNAL: Final = {"500": _problem("`internal`: report `request_id` to who runs the service")}
+_LATE: Final = {"504": _problem("`deadline_exceeded`: the caller said that it does not wait")}
 _USER_PROBLEMS: Final = {
     "404": _problem("`unknown_user`: nothing is published"),
     "422": _problem("`invalid_user`: not a user id"),
     **_CREDENTIAL_PROBLEMS,
-    "503": _problem("`store_unavailable`, `bad_blob`, `overloaded` (with Retry-After)"),
+    **_INTERNAL,
+    "503": _problem("`store_unavailable`, `bad_blob`, `overloaded`", _RETRY_AFTER),
+    **_LATE,
+}
+_ALIVE: Final = {
+    "application/json": {
+        "schema": {
+            "type": "object",
+            "required": ["status"],
+            "properties": {"status": {"const": "ok"}},
+        }
+    }
 }
 
 SCORE: Final[dict[str, Any]] = {
     "summary": "Score the next token of several hypotheses",
     "description": _ARRAYS,
+    "parameters": [
+        _TIMEOUT_PARAMETER,
+        {
+            "name": "Accept",
+            "in": "header",
+            "description": "`application/json` or `application/msgpack`",
+            "schema": {"type": "string"},
+            "example": "application/json",
+        },
+    ],
     "requestBody": {
         "required": True,
         "content": {
@@ -175,7 +277,9 @@ SCORE: Final[dict[str, Any]] = {
                 "application/msgpack": {"schema": {"type": "string", "format": "binary"}},
             },
         },
-        "400": _problem("`malformed_body`: the body cannot be read"),
+        "400": _problem(
+            "`malformed_body`: the body cannot be read; `disconnected`: it ended early"
+        ),
         **_CREDENTIAL_PROBLEMS,
         "413": _problem("`body_too_large`"),
         "415": _problem("`unsupported_media_type`: neither JSON nor msgpack"),
@@ -183,13 +287,16 @@ SCORE: Final[dict[str, Any]] = {
             "`invalid_request`, `invalid_user`, `invalid_ids`, `too_many_histories`, "
             "`answer_too_large`"
         ),
-        "503": _problem("`overloaded`: ask again when Retry-After says"),
+        **_INTERNAL,
+        "503": _problem("`overloaded`: ask again when Retry-After says", _RETRY_AFTER),
+        **_LATE,
     },
 }
 MODEL: Final[dict[str, Any]] = {
     "summary": "Fetch a user's model, to score in process",
     "parameters": [
         _USER_PARAMETER,
+        _TIMEOUT_PARAMETER,
         {
             "name": "If-None-Match",
             "in": "header",
@@ -202,6 +309,7 @@ MODEL: Final[dict[str, Any]] = {
         "200": {
             "description": "The blob, which FORMAT.md specifies",
             "headers": {
+                **_REQUEST_ID,
                 "ETag": {"description": "the generation, quoted", "schema": {"type": "string"}},
                 "Perslm-Generation": {"schema": {"type": "integer"}},
                 "Perslm-Vocabulary": {
@@ -213,19 +321,44 @@ MODEL: Final[dict[str, Any]] = {
                 "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
             },
         },
-        "304": {"description": "The model at hand is the latest"},
+        "304": {"description": "The model at hand is the latest", "headers": _REQUEST_ID},
         **_USER_PROBLEMS,
+    },
+}
+_MODEL_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": [
+        "order",
+        "ngrams",
+        "bytes",
+        "generation",
+        "messages",
+        "tokens",
+        "vocabulary",
+        "vocabulary_size",
+        "created",
+    ],
+    "properties": {
+        "order": {"type": "integer", "minimum": 1},
+        "ngrams": {**_ID_LIST, "description": "their number, by order"},
+        "bytes": {**_COUNT, "description": "of the blob"},
+        "generation": {"type": "integer", "minimum": 1},
+        "messages": _COUNT,
+        "tokens": _COUNT,
+        "vocabulary": {"type": "string", "description": "its fingerprint"},
+        "vocabulary_size": _COUNT,
+        "created": {"type": "number", "description": "POSIX time"},
     },
 }
 USER: Final[dict[str, Any]] = {
     "summary": "Metadata of a user's model",
-    "parameters": [_USER_PARAMETER],
+    "parameters": [_USER_PARAMETER, _TIMEOUT_PARAMETER],
     "responses": {
         "200": {
             "description": "What is known of the published model",
             "content": {
                 "application/json": {
-                    "schema": {"type": "object"},
+                    "schema": _MODEL_SCHEMA,
                     "example": {
                         "order": 3,
                         "ngrams": [2189, 9120, 13044],
@@ -245,21 +378,35 @@ USER: Final[dict[str, Any]] = {
 }
 FORGET: Final[dict[str, Any]] = {
     "summary": "Delete every generation of a user's model",
-    "parameters": [_USER_PARAMETER],
-    "responses": {"204": {"description": "Deleted"}, **_USER_PROBLEMS},
+    "parameters": [_USER_PARAMETER, _TIMEOUT_PARAMETER],
+    "responses": {"204": {"description": "Deleted", "headers": _REQUEST_ID}, **_USER_PROBLEMS},
 }
 HEALTHZ: Final[dict[str, Any]] = {
     "summary": "Is the process alive?",
-    "responses": {"200": {"description": "It is"}},
+    "responses": {"200": {"description": "It is", "content": _ALIVE}},
 }
 READYZ: Final[dict[str, Any]] = {
     "summary": "Can models be loaded?",
     "responses": {
-        "200": {"description": "The store answers"},
-        "503": _problem(
-            "`store_unavailable`: scoring goes on, without models that are not cached. `status` is "
-            "`not ready`, and `reason` the code"
-        ),
+        "200": {"description": "The store answers", "content": _ALIVE},
+        "503": {
+            "description": "`store_unavailable`: scoring goes on, without models that are not in "
+            "memory",
+            "headers": _REQUEST_ID,
+            "content": {
+                "application/json": {
+                    "schema": {
+                        **_PROBLEM_SCHEMA,
+                        "required": ["error", "message", "status", "reason"],
+                        "properties": {
+                            **_PROBLEM_SCHEMA["properties"],
+                            "status": {"const": "not ready"},
+                            "reason": {"type": "string", "description": "the same as `error`"},
+                        },
+                    }
+                }
+            },
+        },
     },
 }
 METRICS: Final[dict[str, Any]] = {

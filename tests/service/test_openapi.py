@@ -1,0 +1,117 @@
+"""What /openapi.json says, held against a running service by schemathesis.
+
+Requests are made of the document, sound ones and unsound ones; each answer must be one that the
+document knows: its status, content type, headers and body. Which sound requests are refused all the
+same a JSON schema cannot tell (all rows equally long, ids of the vocabulary, 256 bytes rather than
+characters), so that one check is left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from schemathesis.generation import GenerationMode
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from perslm.store import Store
+from service import keyfile, openapi
+from service.core import ScoringService
+from service.http import create_app
+from tests.service.server import Caller, running
+from tests.service.support import FINGERPRINT, USER, settings
+
+NOT_TOLD = [positive_data_acceptance]
+USERS = ("nobody", USER, "broken/blob", "a/b c%", "ö" * 128)
+ROUTES = [
+    ("POST", "/v1/score"),
+    ("GET", "/v1/users/{user}/model"),
+    ("GET", "/v1/users/{user}"),
+    ("DELETE", "/v1/users/{user}"),
+    ("GET", "/healthz"),
+    ("GET", "/readyz"),
+    ("GET", "/metrics"),
+]
+
+
+@pytest.fixture(params=["open", "keys"])
+def served(
+    request: pytest.FixtureRequest, store: Store, tmp_path: Path
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """A service that asks for nothing, and one that asks for keys: its URL, and what to send."""
+    headers: dict[str, str] = {}
+    limits: dict[str, Any] = {}
+    if request.param == "keys":
+        path = tmp_path / "keys.json"
+        token, _ = keyfile.create(path, "all", list(keyfile.SCOPES))
+        headers["Authorization"] = f"Bearer {token}"
+        limits["keys"] = str(path)
+    with running(settings(**limits), store) as url:
+        yield url, headers
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_the_service_does_what_its_document_says(
+    method: str, path: str, served: tuple[str, dict[str, str]]
+) -> None:
+    url, headers = served
+    operation = schemathesis.openapi.from_url(f"{url}/openapi.json")[path][method]
+    cases = st.one_of(*(operation.as_strategy(generation_mode=mode) for mode in GenerationMode))
+    statuses = set()
+
+    @given(case=cases, data=st.data())
+    @hypothesis_settings(
+        max_examples=20,
+        derandomize=True,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    def check(case: schemathesis.Case, data: st.DataObject) -> None:
+        if case.path_parameters and data.draw(st.booleans()):
+            case.path_parameters["user"] = data.draw(st.sampled_from(USERS))
+        if isinstance(case.body, dict) and data.draw(st.booleans()):
+            case.body |= {"user": USER, "vocabulary": FINGERPRINT}
+        sent = headers if data.draw(st.integers(0, 3)) else {}
+        response = case.call_and_validate(headers=sent, excluded_checks=NOT_TOLD, timeout=30)
+        statuses.add(response.status_code)
+
+    check()
+    assert statuses & {200, 204}
+    if headers and path not in ("/healthz", "/readyz"):
+        assert 401 in statuses
+
+
+def test_the_document_is_one(store: Store) -> None:
+    limits = settings()
+    document = create_app(limits, ScoringService(store, limits)).openapi()
+    schemathesis.openapi.from_dict(document).validate()
+    told = [
+        (method.upper(), path) for path, methods in document["paths"].items() for method in methods
+    ]
+    assert sorted(told) == sorted(ROUTES)
+
+
+@pytest.mark.parametrize(
+    "name", openapi.SCORE["requestBody"]["content"]["application/json"]["examples"]
+)
+def test_the_examples_are_requests(name: str, store: Store) -> None:
+    examples = openapi.SCORE["requestBody"]["content"]["application/json"]["examples"]
+    with running(settings(), store) as url:
+        call = Caller(url)
+        reply = call.score(examples[name]["value"], "json")
+        assert reply.status == 200
+        assert reply.json["status"] == "vocabulary_mismatch"
+        known = {**examples[name]["value"], "vocabulary": FINGERPRINT, "histories": [[0, 2]]}
+        if "candidates" in known:
+            known["candidates"] = [[2, 3]]
+        assert json.loads(call.score(known, "json").body)["status"] == "ok"
+        call.close()
