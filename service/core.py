@@ -198,7 +198,8 @@ class ScoringService:
         """Score a plain request at once; return None if that needs the store, or long.
 
         Then :meth:`score` has the answer, or the reason why there is none. ``watch`` is told as
-        there, and the answer has the same bits.
+        there, and the answer has the same bits; only the phases are not told apart, for each takes
+        less than the telling.
         """
         n, k = query.n, query.k
         if n * k > self._quick_values:
@@ -206,22 +207,18 @@ class ScoringService:
         entry = self._cache.hit(query.user, self._tenant)
         if entry is None:
             return None
-        watch.lap("model")
         model = entry.model
         if isinstance(model, PersonalModel) and model.metadata.fingerprint == query.vocabulary:
             weights, logprobs = model.answer(query)
-            watch.lap("score")
-            reason = "stale" if entry.stale else "ok"
+            watch.reason = reason = "stale" if entry.stale else "ok"
             before, between = frame("ok", reason, entry.generation, model.order, n, k)
-            watch.reason = reason
         else:
             reason = model.reason if isinstance(model, NullModel) else "vocabulary_mismatch"
             weights, logprobs = bytes(4 * n), _MINUS_INFINITY * (n * k)
-            watch.lap("score")
             watch.status, watch.reason = _STATUS[reason], reason
             before, between = frame(_STATUS[reason], reason, 0, 0, n, k)
         encoded = b"".join((before, weights, between, logprobs))
-        watch.lap("encode")
+        watch.lap("score")
         return encoded
 
     def score(

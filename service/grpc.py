@@ -251,7 +251,6 @@ class Server:
         principal = self._authenticator.authenticate(call.authorization)
         call.allow(query.timeout_ms)
         principal.require("score", query.user)
-        call.watch.lap("decode")
         return self._service.of_tenant(principal.tenant).answer(query, frame, call.watch)
 
     async def _score(self, body: bytes, call: _Call) -> scorer_pb2.ScoreAnswer:

@@ -199,7 +199,6 @@ class _Handlers:
             query = plain_query(body, most)
             if query is not None:
                 principal.require("score", query.user)
-                watch.lap("decode")
                 scored = service.answer(query, frame, watch)
                 if scored is not None:
                     return [(b"content-type", _PACKED)], scored
