@@ -36,6 +36,7 @@ import math
 import struct
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, ParamSpec, TypeAlias, TypeVar
 
@@ -48,7 +49,7 @@ from perslm.interpolate import Float32Array
 from perslm.model import Candidates, Histories, NullModel, PersonalModel
 from perslm.store import DEFAULT_TENANT, Store, Stored, UserInfo
 from service.cache import ModelCache
-from service.gate import Gate
+from service.gate import Gate, Turn
 from service.metrics import Metrics, Watch
 from service.settings import Settings
 
@@ -168,7 +169,7 @@ class ScoringService:
 
     ``score`` does so for at most the setting ``load_seconds``: a beam search does not wait.
     ``metrics`` has the figures of all that is done here, whoever transports it.
-    ``gate`` is where transports run what blocks.
+    ``gate`` is where transports run what blocks; ``turn`` says how much they may do at once.
 
     The store stays the caller's, to close after the service has stopped. Users are those of the
     default tenant; :meth:`of_tenant` has the others.
@@ -184,6 +185,7 @@ class ScoringService:
         self._quick_values = min(_QUICK_VALUES, settings.max_answer_values)
         self.metrics = Metrics(self._cache.figures)
         self.gate = Gate(settings)
+        self.turn = Turn(settings)
 
     def of_tenant(self, tenant: str) -> ScoringService:
         """Return the same service with the users of another tenant, in the same cache."""
@@ -283,6 +285,10 @@ class ScoringService:
         else:  # both look at everything that the user ever wrote
             columns = entry.model.vocabulary_size
         return len(request.histories) * columns <= _QUICK_VALUES
+
+    def following(self) -> AbstractContextManager[None]:
+        """Hear of changes in the store as they happen, as long as the context lasts."""
+        return self._cache.following()
 
     async def run(
         self, deadline: float, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs

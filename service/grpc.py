@@ -53,6 +53,7 @@ from service.core import (
     deadline_exceeded,
     too_many_histories,
 )
+from service.gate import OverloadedError
 from service.logs import log_refusal
 from service.metrics import Watch
 from service.problems import Problem, problem_of
@@ -225,6 +226,7 @@ class Server:
                 watch = metrics.watch("grpc", "score_stream")
                 call = _Call(stream.authorization, stream.deadline, watch)
                 try:
+                    self._admit()
                     reply = self._at_once(body, call, _stream_frame)
                     if reply is None:
                         answer = await self._score(body, call)
@@ -240,6 +242,10 @@ class Server:
         finally:
             self._waiting.discard(task)
         await _abort(context, _DRAINING)
+
+    def _admit(self) -> None:
+        if not self._service.turn.admit():
+            raise OverloadedError
 
     def _at_once(self, body: bytes, call: _Call, frame: Frame) -> bytes | None:
         """Return the answer to a plain request whose model is in memory; None if it is not that."""
@@ -319,7 +325,10 @@ class Server:
             watch = metrics.watch("grpc", route)
             call = _Call.of(context, watch)
             try:
-                reply = self._at_once(body, call, _frame) if route == "score" else None
+                reply = None
+                if route == "score":
+                    self._admit()
+                    reply = self._at_once(body, call, _frame)
                 if reply is None:
                     reply = (await answer(body, call)).SerializeToString()
             except Exception as error:  # noqa: BLE001 - whatever it is must not get out

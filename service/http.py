@@ -15,6 +15,9 @@ memory is answered on the event loop, because a change of threads would cost mor
 there) says how long the caller waits, counted from here. After that the answer is 504
 ``deadline_exceeded``, whatever still runs.
 
+**Too much.** What the process cannot keep up with is 503 ``overloaded``, before any of this is run
+(``service.shedding``).
+
 **Who may.** Every handler of a user's data asks ``service.auth`` before anything else. Probes and
 the documentation are open to all: they say nothing of anybody. Metrics are the operator's.
 
@@ -34,6 +37,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import asdict
 from functools import partial
+from http import HTTPStatus
 from typing import Any, Final, TypeAlias
 from urllib.parse import unquote
 
@@ -84,7 +88,7 @@ _RETRY_SECONDS: Final = 1
 _SMALL_BODY_BYTES: Final = 1 << 16
 _WATCH: Final = "perslm.watch"
 
-_SCORE_PATH: Final = "/v1/score"
+SCORE_PATH: Final = "/v1/score"
 _TIMEOUT_HEADER: Final = b"perslm-timeout-ms"
 _HEADERS: Final = frozenset((b"authorization", b"content-type", b"accept", _TIMEOUT_HEADER))
 _PACKED: Final = b"application/msgpack"
@@ -146,7 +150,7 @@ def create_app(settings: Settings, service: ScoringService) -> App:
     handlers = _Handlers(service, settings)
     user = "/v1/users/{user}"
     for path, method, handler, documentation in (
-        (_SCORE_PATH, "POST", _score_in_front, openapi.SCORE),
+        (SCORE_PATH, "POST", _score_in_front, openapi.SCORE),
         (f"{user}/model", "GET", handlers.model, openapi.MODEL),
         (user, "GET", handlers.user, openapi.USER),
         (user, "DELETE", handlers.forget, openapi.FORGET),
@@ -163,7 +167,7 @@ def create_app(settings: Settings, service: ScoringService) -> App:
             openapi_extra=documentation,
         )
         app.router.routes.append(route)
-    app.hot[_SCORE_PATH] = "score", handlers.score
+    app.hot[SCORE_PATH] = "score", handlers.score
     return app
 
 
@@ -413,6 +417,20 @@ def _accepted(header: bytes, default: Format) -> Format:
         if form is not None:
             return form
     return default
+
+
+def refusal_parts(problem: Problem) -> tuple[bytes, bytes]:
+    """Return a response for a problem that no request has told: until its headers end, and after.
+
+    Other headers can be put between the two.
+    """
+    content = json.dumps({"error": problem.code, "message": problem.message})
+    status = HTTPStatus(_STATUS_OF_CODE.get(problem.code, _REFUSED))
+    head = (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\n"
+        f"retry-after: {_RETRY_SECONDS}\r\ncontent-length: {len(content)}\r\n"
+    )
+    return head.encode(), f"\r\n{content}".encode()
 
 
 def _user(request: Request) -> str:

@@ -32,7 +32,7 @@ import uvloop
 
 from perslm.errors import ArgumentError
 from perslm.store import DEFAULT_TENANT, Store, open_store
-from service import grpc
+from service import grpc, shedding
 from service.audit import configure
 from service.core import ScoringService
 from service.http import create_app
@@ -196,7 +196,7 @@ class _HttpServer(uvicorn.Server):
         config = uvicorn.Config(
             create_app(settings, service),
             loop="none",
-            http="httptools",
+            http=shedding.protocol(service),
             ws="none",
             lifespan="off",
             access_log=False,

@@ -19,6 +19,7 @@ from service.codec import Format
 from service.core import ScoringService
 from service.http import create_app
 from service.settings import Settings
+from service.shedding import protocol
 from service.tls import secure
 
 TYPES = {"json": "application/json", "msgpack": "application/msgpack"}
@@ -37,13 +38,16 @@ class _Server(uvicorn.Server):
 
 
 @contextmanager
-def running(settings: Settings, store: Store, app: Any = None) -> Iterator[str]:
+def running(
+    settings: Settings, store: Store, app: Any = None, service: ScoringService | None = None
+) -> Iterator[str]:
     """The URL of a server of ``app`` (default: the service) that lives as long as the context."""
+    service = service or ScoringService(store, settings)
     config = uvicorn.Config(
-        app or create_app(settings, ScoringService(store, settings)),
+        app or create_app(settings, service),
         port=0,
         loop="uvloop",
-        http="httptools",
+        http=protocol(service),
         lifespan="off",
         log_config=None,
     )
