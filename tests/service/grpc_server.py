@@ -114,10 +114,10 @@ class GrpcCaller:
 class GrpcStream:
     """A stream of score requests; ``send`` as many as you like, then ``receive``."""
 
-    def __init__(self, channel: grpc.Channel, metadata: Any = ()) -> None:
+    def __init__(self, channel: grpc.Channel, metadata: Any = (), timeout: float = 30) -> None:
         self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         method = channel.stream_stream(f"/{SERVICE}/ScoreStream")
-        self._call = method(iter(self._requests.get, None), timeout=30, metadata=metadata)
+        self._call = method(iter(self._requests.get, None), timeout=timeout, metadata=metadata)
 
     def send(self, request: Message | bytes | None) -> None:
         body = request.SerializeToString() if isinstance(request, Message) else request
