@@ -161,7 +161,7 @@ class ModelCache:
     ) -> None:
         self._store = store
         self._settings = settings
-        self._ahead = _AHEAD * settings.fresh_seconds
+        self._fresh, self._ahead = settings.fresh_seconds, _AHEAD * settings.fresh_seconds
         self._clock = clock
         self._models, self._absent = _Shelf(), _Shelf()
         self.figures = CacheFigures()
@@ -241,8 +241,7 @@ class ModelCache:
         if load is not None and load.is_done(seconds):
             entry = load.result()
             # what somebody else asked for can have come late: it may no longer be so
-            settings = self._settings
-            late = now - entry.confirmed > max(settings.fresh_seconds, settings.load_seconds)
+            late = now - entry.confirmed > max(self._fresh, self._settings.load_seconds)
             return replace(entry, stale=True) if late else entry
         if old is not None and self._clock() - old.confirmed < self._settings.stale_seconds:
             return replace(old, stale=True)
@@ -296,8 +295,9 @@ class ModelCache:
         changes = self._changes
         if entry.gaps != self._gaps or changes is None:
             return entry.due
-        told = min(changes.heard + self._settings.fresh_seconds, entry.confirmed + _TRUST_SECONDS)
-        return max(entry.due, told)
+        told, trusted = changes.heard + self._fresh, entry.confirmed + _TRUST_SECONDS
+        told = told if told < trusted else trusted
+        return told if told > entry.due else entry.due
 
     def _left(self, entry: Entry) -> float:
         return self._due(entry) - self._clock()
@@ -333,7 +333,7 @@ class ModelCache:
         tenant, user = owner
         store = self._store.of_tenant(tenant)
         now = self._clock()
-        due = now + self._settings.fresh_seconds
+        due = now + self._fresh
         try:
             if old is not None and old.generation == store.head(user).generation > 0:
                 if isinstance(old.model, PersonalModel):
@@ -368,7 +368,7 @@ class ModelCache:
         """Return the entry of a model that cannot be read: it may be mended in its place."""
         with self._mutex:
             self.figures.blob_failures += 1
-        due = now + self._settings.fresh_seconds
+        due = now + self._fresh
         return Entry(NullModel("bad_blob"), generation, info, due, now)
 
     # Keeping; all with the mutex held

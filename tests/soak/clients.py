@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from itertools import accumulate
 from random import Random
 from typing import Any
+from urllib.parse import quote
 
 import grpc
 import msgpack
 
+from perslm import Client
 from perslm.v1 import scorer_pb2
 from service.grpc import SERVICE
 from tests.service.grpc_server import answer_arrays, score_request
@@ -157,6 +159,8 @@ def _http_step(
     owner, kind, index, asked = _question(load, random)
     body = json.dumps(asked).encode() if form == "json" else msgpack.packb(asked)
     headers = {**replica.headers(owner[0]), "content-type": TYPES[form]}
+    if random.random() < 0.5:
+        headers["perslm-timeout-ms"] = str(random.choice((2, 10, 30, 100, 1000)))
     sent = time.monotonic()
     connection.request("POST", "/v1/score", body, headers)
     response = connection.getresponse()
@@ -231,17 +235,74 @@ def stream_caller(load: Load, name: str, replica: Replica, random: Random) -> No
                 return
 
 
-def score_once(ledger: Ledger, name: str, replica: Replica, owner: Owner) -> dict[str, Any]:
+def export_caller(load: Load, name: str, replica: Replica, random: Random) -> None:
+    """Downloads models, which come from the store and not from the cache."""
+    connection = replica.connect()
+    try:
+        for _ in range(random.randint(5, 50)):
+            owner = load.crowd.draw(random)
+            path = f"/v1/users/{quote(owner[1], safe='')}/model"
+            sent = time.monotonic()
+            connection.request("GET", path, headers=replica.headers(owner[0]))
+            response = connection.getresponse()
+            body = response.read()
+            if response.status == 200:
+                generation = int(response.headers["perslm-generation"])
+                load.ledger.judge_blob(name, replica.number, owner, generation, body, sent)
+            else:
+                code = json.loads(body)["error"]
+                load.ledger.judge_refusal(name, replica.number, owner, code, sent)
+            if load.stopped.wait(random.expovariate(1 / (4 * load.pause))):
+                return
+    finally:
+        connection.close()
+
+
+def library_caller(transport: str) -> Callable[..., None]:
+    """Return a caller that uses ``perslm.Client``, as a beam search does."""
+
+    def call(load: Load, name: str, replica: Replica, random: Random) -> None:
+        owner = load.crowd.draw(random)
+        url = replica.http if transport == "http" else replica.grpc
+        with Client(url, token=replica.keys[owner[0]], timeout=ANSWER_SECONDS, pause=0.1) as client:
+            model = client.model(owner[1], FINGERPRINT)
+            for _ in range(random.randint(1, 30)):
+                index = random.randrange(len(load.ledger.probes))
+                probe = load.ledger.probes[index]
+                order = model.order
+                sent = time.monotonic()
+                states = model.states(probe.histories)
+                logprobs, _ = model.score(states, probe.candidates)
+                answer = {
+                    "logprobs": logprobs,
+                    "weights": model.weights(states),
+                    "generation": model.generation,
+                    "order": model.order,
+                }
+                if model.order <= order:
+                    load.ledger.judge_library(name, replica.number, owner, index, answer, sent)
+                else:  # contexts were cut for the order before, which is the last time
+                    load.ledger.count(name, "the order grew")
+                if load.stopped.wait(random.expovariate(1 / load.pause)):
+                    return
+
+    return call
+
+
+def score_once(
+    ledger: Ledger,
+    name: str,
+    replica: Replica,
+    owner: Owner,
+    connection: http.client.HTTPConnection,
+) -> dict[str, Any]:
     """Ask a replica once for a user's candidates, and return the answer, judged."""
     asked = {"user": owner[1], "vocabulary": FINGERPRINT, **fields("candidates", ledger.probes[0])}
-    with replica.channel() as channel:
-        sent = time.monotonic()
-        reply = channel.unary_unary(f"/{SERVICE}/Score")(
-            score_request(asked).SerializeToString(),
-            timeout=ANSWER_SECONDS,
-            metadata=replica.metadata(owner[0]),
-        )
-    answer = answer_arrays(scorer_pb2.ScoreAnswer.FromString(reply), asked)
+    headers = {**replica.headers(owner[0]), "content-type": TYPES["msgpack"]}
+    sent = time.monotonic()
+    connection.request("POST", "/v1/score", msgpack.packb(asked), headers)
+    response = connection.getresponse()
+    answer = arrays(Reply(response.status, response.headers, response.read()))
     ledger.judge(name, replica.number, owner, "candidates", 0, answer, sent)
     return answer
 

@@ -182,6 +182,75 @@ class Ledger:
                     f"{answer['status']}/{reason}, {self._story(owner, sent, now)}",
                 )
 
+    def judge_blob(
+        self, client: str, replica: int, owner: Owner, generation: int, blob: bytes, sent: float
+    ) -> None:
+        """Hold a model that was downloaded to the rules: it is as the store has it, now."""
+        now = time.monotonic()
+        self.count(client, "ok", now - sent)
+        with self._mutex:
+            record = self.users.get(owner)
+            begun = record.begun.get(generation, ()) if record is not None else ()
+            if record is None or all(self.contents[c].blob != blob for c in begun):
+                wrong = "" if self._is_damaged(owner, sent) else "a model that was never published"
+            elif any(generation <= last and sent > when for when, last, _ in record.deleted):
+                wrong = "a model after its deletion"
+            elif any(generation < newer and sent > when for when, newer in record.acknowledged):
+                wrong = "an old generation"
+            else:
+                wrong = ""
+            if wrong:
+                self._violate(wrong, f"{client} replica {replica}, {self._story(owner, sent, now)}")
+
+    def judge_refusal(
+        self, client: str, replica: int, owner: Owner, code: str, sent: float
+    ) -> None:
+        """Hold the refusal of a download to the rules."""
+        now = time.monotonic()
+        self.count(client, code, now - sent)
+        with self._mutex:
+            record = self.users.get(owner)
+            possible = {
+                "overloaded": True,
+                "store_unavailable": self.is_disturbed(replica, sent, now),
+                "bad_blob": self._is_damaged(owner, sent),
+                "unknown_user": record is None or sent < record.absent_until,
+            }
+            if not possible.get(code, False):
+                self._violate(
+                    f"{code} for a download", f"replica {replica}, {self._story(owner, sent, now)}"
+                )
+
+    def judge_library(
+        self,
+        client: str,
+        replica: int,
+        owner: Owner,
+        index: int,
+        scores: Mapping[str, Any],
+        sent: float,
+    ) -> None:
+        """Hold what ``perslm.Client`` returned for candidates to the rules.
+
+        It does not tell whether a model is stale: while it can be, it is.
+        """
+        now = time.monotonic()
+        if scores["generation"] == 0 or not scores["weights"].any():
+            self.count(client, "weights 0", now - sent)
+            empty = {**scores, "generation": 0, "order": 0}
+            wrong = nothing_fault("candidates", self.probes[index], empty)
+            if wrong:
+                self.violate(wrong, f"{client} replica {replica}")
+            return
+        with self._mutex:
+            disturbed = self.is_disturbed(replica, sent - PROMISE - SLACK, now)
+        answer = {**scores, "status": "ok", "reason": "stale" if disturbed else "ok"}
+        self.judge(client, replica, owner, "candidates", index, answer, sent)
+
+    def _is_damaged(self, owner: Owner, sent: float) -> bool:
+        record = self.users.get(owner)
+        return record is not None and sent < record.damaged_until
+
     def _model(
         self,
         replica: int,
@@ -232,8 +301,11 @@ class Ledger:
         if reason == "store_unavailable":
             return "" if disturbed else "store_unavailable, and nothing is wrong with the store"
         if reason == "bad_blob":
-            damaged = record is not None and sent < record.damaged_until
-            return "" if damaged or disturbed else "bad_blob, and the blob is sound"
+            return (
+                ""
+                if self._is_damaged(owner, sent) or disturbed
+                else "bad_blob, and the blob is sound"
+            )
         if reason == "unknown_user":
             if record is None or disturbed or sent < record.absent_until + PROMISE + SLACK:
                 return ""

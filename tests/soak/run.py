@@ -19,7 +19,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import grpc
 import numpy as np
 
 from perslm import encryption
@@ -30,7 +29,9 @@ from tests.soak.clients import (
     Crowd,
     Load,
     Replica,
+    export_caller,
     http_caller,
+    library_caller,
     score_once,
     stream_caller,
     unary_caller,
@@ -189,13 +190,16 @@ def run(plan: Plan) -> Report:
             writers[0].publish(owner, random.randrange(plan.contents))
         mean = sum(content.nbytes for content in contents) / len(contents)
         keys = {
-            tenant: create(directory / "keys", tenant, ["score", "forget", "admin"], tenant=tenant)[
-                0
-            ]
+            tenant: create(
+                directory / "keys",
+                tenant,
+                ["score", "model:read", "forget", "admin"],
+                tenant=tenant,
+            )[0]
             for tenant in TENANTS
         }
         services = []
-        for number, (http, grpc_address) in enumerate(
+        for number, (http, grpc) in enumerate(
             (
                 ("127.0.0.1:0", "127.0.0.1:0"),
                 (f"unix:{directory}/http", f"unix:{directory}/grpc"),
@@ -204,7 +208,7 @@ def run(plan: Plan) -> Report:
             settings = {
                 "store": f"unix://{proxy.paths[number]}",
                 "http": http,
-                "grpc": grpc_address,
+                "grpc": grpc,
                 "keys": str(directory / "keys"),
                 "master_keys": str(master),
                 "weight": WEIGHT,
@@ -227,6 +231,9 @@ def run(plan: Plan) -> Report:
             load.start("grpc unary", replica, unary_caller)
             load.start("grpc stream", replica, stream_caller)
             load.start("grpc stream", replica, stream_caller)
+            load.start("client http", replica, library_caller("http"))
+            load.start("client grpc", replica, library_caller("grpc"))
+            load.start("export", replica, export_caller)
             load.start("nasty", replica, nasty_caller)
         for replica, writer in zip(replicas, writers, strict=True):
             load.start("writer", replica, writer.work)
@@ -290,24 +297,19 @@ def _watch(load: Load, services: list[Service], replicas: list[Replica], ledger:
 def _sweep(ledger: Ledger, replicas: list[Replica]) -> None:
     """Ask every replica for every user: nothing that was acknowledged may be lost."""
     for replica in replicas:
+        connection = replica.connect()
         for owner, record in ledger.users.items():
             for _ in range(100):
-                try:
-                    answer = score_once(ledger, "sweep", replica, owner)
-                except grpc.RpcError as error:
-                    ledger.violate("no answer", f"sweep of replica {replica.number}: {error}")
-                    return
+                answer = score_once(ledger, "sweep", replica, owner, connection)
                 if answer["reason"] not in ("loading", "stale"):
                     break
                 time.sleep(0.02)
-            else:
-                ledger.violate("no answer", f"sweep of replica {replica.number}: only loading")
-                continue
             expected = record.generation and record.absent_until < float("inf")
             if expected and answer["status"] != "ok":
                 ledger.violate("lost", f"replica {replica.number} says {answer['reason']}")
-            elif answer["generation"] < record.generation and expected:
+            elif expected and answer["generation"] < record.generation:
                 ledger.violate("lost", f"replica {replica.number} has an older generation")
+        connection.close()
 
 
 def _judge_services(
