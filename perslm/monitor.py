@@ -21,6 +21,7 @@ from perslm.errors import ArgumentError, ServiceError
 from perslm.exposition import Samples
 
 _SECONDS: Final = "perslm_request_seconds"
+_LAG: Final = "perslm_generation_lag_seconds"
 _PHASE_SECONDS: Final = "perslm_request_phase_seconds"
 _FORMS: Final = "a service's URL is http://HOST:PORT, https://HOST:PORT or unix:/path"
 
@@ -139,6 +140,8 @@ def summary(before: Reading, now: Reading) -> dict[str, Any]:
     Seconds, bytes, numbers a second; None for what the service does not tell, or what cannot be
     said of nothing. ``requests`` are by outcome, ``latency`` by route, ``phases`` of scoring;
     ``without`` is why answers were without the user's model, ``refused`` why there was none.
+    ``in_flight`` is how many requests were worked on at a time, on average, and ``waiting`` how
+    many of them for a model. ``lag`` is how long after its publication a generation was used.
     """
     seconds = max(1e-9, now.at - before.at)
     samples, grown = now.samples, now.samples.since(before.samples)
@@ -162,6 +165,12 @@ def summary(before: Reading, now: Reading) -> dict[str, Any]:
         "without": _reasons(requests, ("degraded", "no_model", "vocabulary_mismatch")),
         "refused": _reasons(requests, ("refused", "failed")),
         "stale_per_second": sum(r["per_second"] for r in requests if r["reason"] == "stale"),
+        "sheds_per_second": sum(r["per_second"] for r in requests if r["reason"] == "overloaded"),
+        "in_flight": grown.total(f"{_SECONDS}_sum") / seconds,
+        "waiting": grown.total(f"{_PHASE_SECONDS}_sum", phase="model") / seconds,
+        "lag": {"new": grown.total(f"{_LAG}_count"), **_quantiles(grown, _LAG)},
+        "workers": _told(samples, "perslm_workers"),
+        "restarts": _told(samples, "perslm_worker_restarts_total"),
         "cache": _cache(samples, grown, seconds),
         "process": {
             "memory_bytes": _told(samples, "process_resident_memory_bytes"),

@@ -196,9 +196,17 @@ def _view(monitor: Monitor, state: dict[str, Any]) -> RenderableType:
         f"  {state['per_second']:,.1f} requests/s  {_number(process['cores'], 2)} cores  "
         f"{_bytes(process['memory_bytes'])} resident",
     )
+    restarts = f", {state['restarts']:.0f} restarts" if state["restarts"] else ""
+    lag = "".join(f"  {p} {_seconds(state['lag'][p])}" for p in ("p50", "p99"))
+    facts = Text(
+        f"{_number(state['workers'], 0)} workers{restarts}  "
+        f"{state['in_flight']:.2f} requests in flight, {state['waiting']:.2f} of them waiting for "
+        f"a model  {state['sheds_per_second']:,.1f} sheds/s"
+        + (f"  new generations used after{lag}" if state["lag"]["new"] else "")
+    )
     sides = Table.grid(padding=(0, 3))
     sides.add_row(_phases(state), _reasons(state), _cache(state))
-    return Group(head, "", _routes(state), "", sides)
+    return Group(head, facts, "", _routes(state), "", sides)
 
 
 def _routes(state: dict[str, Any]) -> Table:

@@ -19,7 +19,6 @@ from perslm.errors import ArgumentError, ServiceError
 from perslm.monitor import Monitor, Reading, RefusedError, summary
 from perslm.store import Store
 from service import keyfile
-from service.settings import Settings
 from tests.service.certificates import authority
 from tests.service.server import Caller, running
 from tests.service.support import BROKEN, FINGERPRINT, HISTORIES, USER, settings
@@ -63,11 +62,14 @@ def test_a_summary_is_of_what_happened_between_two_readings(store: Store) -> Non
     assert scored == {"ok": 1.0, "unknown_user": 0.5, "bad_blob": 0.5, "invalid_user": 0.5}
     assert found["without"] == {"unknown_user": 0.5, "bad_blob": 0.5}
     assert found["refused"] == {"invalid_user": 0.5}
-    assert found["stale_per_second"] == 0
+    assert found["stale_per_second"] == found["sheds_per_second"] == 0
+    assert 0 < found["waiting"] < found["in_flight"] < 5
+    assert (found["workers"], found["restarts"]) == (1, 0)
+    assert found["lag"] == {"new": 0, "p50": None, "p90": None, "p99": None}
     (latency,) = (row for row in found["latency"] if row["route"] == "score")
     assert latency["per_second"] == 2.5
     assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"]
-    assert {row["phase"] for row in found["phases"]} >= {"decode", "model", "score", "encode"}
+    assert {row["phase"] for row in found["phases"]} >= {"receive", "model", "score"}
     cache = found["cache"]
     assert (cache["models"], cache["entries"]) == (1, 3)
     assert 0.4 <= cache["hit_rate"] <= 0.5  # the impossible user may be a miss
@@ -226,12 +228,12 @@ def test_what_cannot_be_asked_is_said_at_once(url: str, options: dict[str, str])
         Monitor(url, **options)
 
 
-def test_a_page_that_is_not_the_services_is_no_answer() -> None:
+def test_a_page_that_is_not_the_services_is_no_answer(store: Store) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         body = b"<html>a proxy</html>"
         headers = [(b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    with running(Settings(), None, app) as url, pytest.raises(ServiceError, match="text format"):  # type: ignore[arg-type]
+    with running(settings(), store, app) as url, pytest.raises(ServiceError, match="text format"):
         Monitor(url).read()
