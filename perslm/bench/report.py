@@ -24,8 +24,8 @@ from perslm.errors import ArgumentError
 
 OURS = "perslm"
 
-BEGIN, END = "<!-- perslm bench -->", "<!-- perslm bench: end -->"
-"""The lines of a Markdown file between which the table stands."""
+MARK = "perslm bench"
+"""Names the lines of a Markdown file between which the table stands."""
 
 COLUMNS = (
     "figure",
@@ -138,9 +138,9 @@ class Report:
     def markdown(self) -> str:
         """Return the table and its caption as Markdown."""
         lines = [
-            _line(COLUMNS),
+            line(COLUMNS),
             "|---|" + "--:|" * 3 + "---|" * 2,
-            *(_line(figure.cells()) for figure in self.figures),
+            *(line(figure.cells()) for figure in self.figures),
         ]
         return "\n".join([*lines, "", self.caption()])
 
@@ -162,17 +162,23 @@ def measurement(
     )
 
 
-def replace_table(path: Path, table: str) -> bytes:
-    """Return the content of a Markdown file with ``table`` between its two markers.
+def replace_table(path: Path, table: str, mark: str = MARK) -> bytes:
+    """Return the content of a Markdown file with ``table`` between its two markers of that name.
 
     Raises ArgumentError if the file does not have both, once each.
     """
+    begin, end = markers(mark)
     text = path.read_text("utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ArgumentError(f"{path} needs the lines {BEGIN} and {END}, once, for the table")
-    before, _, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
-    return f"{before}{BEGIN}\n{table}\n{END}{after}".encode()
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ArgumentError(f"{path} needs the lines {begin} and {end}, once, for the table")
+    before, _, rest = text.partition(begin)
+    after = rest.partition(end)[2]
+    return f"{before}{begin}\n{table}\n{end}{after}".encode()
+
+
+def markers(mark: str) -> tuple[str, str]:
+    """Return the two lines between which a Markdown file has the table of that name."""
+    return f"<!-- {mark} -->", f"<!-- {mark}: end -->"
 
 
 def machine() -> dict[str, Any]:
@@ -216,5 +222,6 @@ def number(value: float, significant: int = 3) -> str:
     return f"{round(value, digits):,.{max(0, digits)}f}"
 
 
-def _line(cells: Sequence[str]) -> str:
+def line(cells: Sequence[str]) -> str:
+    """Return a line of a Markdown table."""
     return "| " + " | ".join(cells) + " |"

@@ -50,13 +50,17 @@ def add_command(
     app: typer.Typer, command: Callable[..., None], *examples: str, name: str | None = None
 ) -> None:
     """Add ``command`` to ``app``: its docstring is the help, ``examples`` stand below it."""
+    app.command(name, **explained(command, *examples))(command)
+
+
+def explained(command: Callable[..., None], *examples: str) -> dict[str, Any]:
+    """Return the arguments of Typer that make a docstring the help, with examples below it."""
     paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
     shown = "\n\n".join(("Examples:", *(f"  {example}" for example in examples)))
-    app.command(
-        name,
-        help="\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs),
-        epilog=shown if examples else None,
-    )(command)
+    return {
+        "help": "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs),
+        "epilog": shown if examples else None,
+    }
 
 
 def print_json(value: Any) -> None:

@@ -25,7 +25,8 @@ def show_progress(*, quiet: bool = False) -> Iterator[_Bar | _Lines]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Bar(*columns, console=stderr) as bar:
+    # rarely, for what is measured meanwhile is felt by every thread
+    with Bar(*columns, console=stderr, refresh_per_second=2) as bar:
         yield _Bar(bar)
 
 

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from perslm.bench.report import BEGIN, COLUMNS, END
+from perslm.bench.report import COLUMNS, MARK, markers
 from tests.support import ROOT
+
+BEGIN, END = markers(MARK)
 
 KEYS = {
     "learn": [3, 5],

@@ -20,11 +20,13 @@ from perslm.bench import peers, scoring
 from perslm.bench.clock import QUICK, Contender, Pace, race, race_threads
 from perslm.bench.corpus import BOS, EOS, SIZE, SPECIALS, UNKNOWN, count_tokens, invent, read
 from perslm.bench.published import PUBLISHED
-from perslm.bench.report import BEGIN, END, number, replace_table
+from perslm.bench.report import MARK, markers, number, replace_table
 from perslm.bench.steps import beam_steps, merge
 from perslm.bench.subject import Subject
 from perslm.counts import count
 from perslm.errors import ArgumentError, PerslmError, SourceError
+
+BEGIN, END = markers(MARK)
 
 TOKENS = 1500
 
