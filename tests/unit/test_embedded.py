@@ -40,9 +40,10 @@ def wait_until_stopped(directory: Path) -> None:
 
 
 def running(directory: Path) -> bool:
+    """Tell whether a server lives. Shared: the watcher looks, too, once the last user has left."""
     with (directory / "lock.server").open() as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
         return False
