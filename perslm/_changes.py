@@ -121,6 +121,7 @@ class Changes:
                     if change is not None:
                         yield change
                 elif waiting and now - waiting > 3 * HEARTBEAT_SECONDS:
+                    self._connection.drop_idle()
                     return
                 if self.live and not waiting and now - asked >= HEARTBEAT_SECONDS:
                     asked = waiting = time.monotonic()

@@ -15,7 +15,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from perslm._store_errors import FAILURES, explain, worth_repeating
+from perslm._store_errors import FAILURES, explain, timed_out, worth_repeating
 from perslm.errors import ArgumentError, StoreUnavailableError
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class Connection:
         try:
             return operation(self.client())
         except FAILURES as error:
+            self._drop_idle(error)
             if not worth_repeating(error, timeouts=repeat_timeouts):
                 self.fail(error)
         if self._server is not None:
@@ -59,6 +60,7 @@ class Connection:
         try:
             return operation(self.client())
         except FAILURES as error:
+            self._drop_idle(error)
             self.fail(error)
 
     def fail(self, error: Exception) -> NoReturn:
@@ -78,6 +80,16 @@ class Connection:
         """Return a client of the caller's own, to close; it gives up after ``timeout`` seconds."""
         with self._mutex:
             return self._new(min(timeout, self._timeout))
+
+    def drop_idle(self) -> None:
+        """Close what nobody uses just now: it may be dead, and would cost a timeout to find out."""
+        client = self._client
+        if isinstance(client, redis.Redis):  # a cluster's client looks after its own
+            client.connection_pool.disconnect(inuse_connections=False)
+
+    def _drop_idle(self, error: Exception) -> None:
+        if timed_out(error):
+            self.drop_idle()
 
     def close_with_me(self, follower: _Closable) -> None:
         """Close ``follower`` when this is closed."""

@@ -86,13 +86,14 @@ def _disconnected(error: Exception) -> bool:
     return isinstance(error, lost) and _code(error) is None
 
 
-def _timed_out(error: Exception) -> bool:
+def timed_out(error: Exception) -> bool:
+    """Say whether the server did not answer in time."""
     return isinstance(error, exceptions.TimeoutError | TimeoutError)
 
 
 def worth_repeating(error: Exception, *, timeouts: bool) -> bool:
     """Say whether a second try may do: the connection was lost or, with ``timeouts``, too slow."""
-    return timeouts if _timed_out(error) else _disconnected(error)
+    return timeouts if timed_out(error) else _disconnected(error)
 
 
 def explain(error: Exception, location: str, trouble: str | None) -> StoreError:
@@ -105,7 +106,7 @@ def explain(error: Exception, location: str, trouble: str | None) -> StoreError:
         return StoreError(f"the store {location} refused: {_REFUSED[code]}")
     if code is not None:
         return StoreUnavailableError(f"the store {location} is of no use: {_UNAVAILABLE[code]}")
-    if _timed_out(error):
+    if timed_out(error):
         return StoreUnavailableError(
             f"the store {location} did not answer in time: it or the network is overloaded; try "
             "again, or allow more time"

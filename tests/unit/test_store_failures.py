@@ -111,6 +111,85 @@ def test_a_silent_server_is_given_up_after_the_timeout(tmp_path: Path) -> None:
             store.fetch(USER)
 
 
+class FreezingServer:
+    """A unix socket before the real one; while frozen, its connections stay open and silent."""
+
+    def __init__(self, path: Path, real: str) -> None:
+        self.opened = 0
+        self._real = real
+        self._going = threading.Event()
+        self._going.set()
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+        self._sockets: list[socket.socket] = []
+
+    def freeze(self) -> None:
+        """Freeze all connections there are, for ever; later ones work."""
+        self._going.clear()
+        self._going = threading.Event()
+        self._going.set()
+
+    def close(self) -> None:
+        for one in (self._listener, *self._sockets):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        for one in (self._listener, *self._sockets):
+            one.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return  # closed
+            server = socket.socket(socket.AF_UNIX)
+            server.connect(self._real)
+            self._sockets += [client, server]
+            self.opened += 1
+            for ends in ((client, server), (server, client)):
+                self._threads.append(
+                    threading.Thread(target=self._carry, args=(*ends, self._going))
+                )
+                self._threads[-1].start()
+
+    @staticmethod
+    def _carry(source: socket.socket, target: socket.socket, going: threading.Event) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                if going.is_set():
+                    target.sendall(data)
+
+
+def test_connections_that_died_silently_cost_one_timeout_in_all(
+    tmp_path: Path, store_url: str
+) -> None:
+    server = FreezingServer(tmp_path / "f.sock", store_url.removeprefix("unix://"))
+    url = f"unix://{tmp_path}/f.sock"
+    with contextlib.closing(server), open_store(url, timeout=0.3) as store:
+        barrier = threading.Barrier(5)
+
+        def together() -> None:
+            barrier.wait(10)
+            store._connection.run(lambda client: client.blpop(["nothing"], timeout=0.05))
+
+        threads = [threading.Thread(target=together) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert server.opened == 5
+        server.freeze()
+        with pytest.raises(StoreUnavailableError, match="did not answer in time"):
+            store.head(USER)
+        for _ in range(5):
+            assert store.head(USER) == Head(0, 0)
+
+
 # Errors
 
 
