@@ -7,6 +7,7 @@ import inspect
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -170,24 +171,21 @@ def test_connections_that_died_silently_cost_one_timeout_in_all(
 ) -> None:
     server = FreezingServer(tmp_path / "f.sock", store_url.removeprefix("unix://"))
     url = f"unix://{tmp_path}/f.sock"
-    with contextlib.closing(server), open_store(url, timeout=0.3) as store:
+    with contextlib.closing(server), open_store(url, timeout=0.5) as store:
         barrier = threading.Barrier(5)
 
-        def together() -> None:
-            barrier.wait(10)
-            store._connection.run(lambda client: client.blpop(["nothing"], timeout=0.05))
+        def occupy(_: int) -> None:
+            barrier.wait(10)  # and then hold a connection while the others take theirs
+            store._connection.run(lambda client: client.blpop(["nothing"], timeout=0.1))
 
-        threads = [threading.Thread(target=together) for _ in range(5)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert server.opened == 5
-        server.freeze()
-        with pytest.raises(StoreUnavailableError, match="did not answer in time"):
-            store.head(USER)
-        for _ in range(5):
-            assert store.head(USER) == Head(0, 0)
+        with ThreadPoolExecutor(5) as pool:
+            list(pool.map(occupy, range(5)))
+            assert server.opened == 5
+            server.freeze()
+            with pytest.raises(StoreUnavailableError, match="did not answer in time"):
+                store.head(USER)
+            list(pool.map(occupy, range(5)))
+        assert server.opened == 10
 
 
 # Errors
