@@ -177,7 +177,7 @@ class RemoteBase:
         if may_ask and self._size is None:
             may_ask = yield from self.introduce()
         if not may_ask:
-            return _nothing(len(states), columns or 0)
+            return self._nothing(states, columns)
         request = {
             "user": self._user,
             "vocabulary": self._fingerprint,
@@ -190,13 +190,24 @@ class RemoteBase:
             answer = _read_scores(fields, len(states), columns, what, self._size or 0)
         except (ServiceError, NoModelError, VocabularyMismatchError) as error:
             self._abstain(error)
-            return _nothing(len(states), columns or 0)
+            return self._nothing(states, columns)
         self._remember(states, answer)
         return answer
 
+    def _nothing(self, states: UInt32Array, columns: int | None) -> _Scores:
+        """Return the answer that changes nothing.
+
+        The weights of the same states are then 0 until there are scores again: λ beside scores that
+        could not be had would take probability from every word.
+        """
+        if columns != 0:
+            with self._mutex:
+                self._weight_of.update(dict.fromkeys(states.tolist(), 0.0))
+        return _nothing(len(states), columns or 0)
+
     def _remember(self, states: UInt32Array, answer: _Scores) -> None:
         with self._mutex:
-            if answer.generation != self.generation:
+            if answer.generation != self.generation or self.reason != "ok":
                 self._weight_of.clear()
             self._weight_of.update(zip(states.tolist(), answer.weights.tolist(), strict=True))
             self.order, self.generation, self.reason = answer.order, answer.generation, "ok"

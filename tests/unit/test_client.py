@@ -331,6 +331,21 @@ def test_a_model_that_is_being_loaded_is_asked_for_again_at_once() -> None:
         assert model.reason == "ok"
 
 
+@pytest.mark.parametrize("failure", [scores(status="degraded", reason="loading"), (500, b"")])
+def test_weights_and_scores_are_of_one_answer(failure: Reply) -> None:
+    """λ beside scores that could not be had would take probability from every word."""
+    replies = [failure, scores(), scores()]
+    with service(replying(lambda: replies.pop(0))) as url, Client(url, pause=0) as client:
+        model = client.model("u", FINGERPRINT)
+        states = model.states([[2], [3]])
+        assert np.isneginf(model.score(states, [[2, 3, 4]] * 2)[0]).all()
+        assert model.weights(states).tolist() == [0.0, 0.0]
+        assert len(replies) == 2
+        assert np.isfinite(model.score(states, [[2, 3, 4]] * 2)[0]).any()
+        assert model.weights(states).tolist() == [0.5, 0.25]
+        assert len(replies) == 1
+
+
 def test_after_a_failure_there_is_a_pause_and_then_another_try() -> None:
     replies = [scores(), (500, b""), scores()]
     asked = []
