@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -15,15 +16,12 @@ import pytest
 import redis
 from redis import exceptions
 
-from perslm.errors import (
-    StoreError,
-    StoreUnavailableError,
-)
-from perslm.store import (
-    Head,
-    Store,
-    open_store,
-)
+from perslm import encryption
+from perslm._store_errors import _REFUSED
+from perslm.backup import Restored, backup, restore
+from perslm.errors import StoreError, StoreUnavailableError
+from perslm.store import Head, Store, open_store
+from tests.unit.test_backup import Silent
 from tests.unit.test_store import USER, publish
 
 # Lost connections
@@ -286,6 +284,49 @@ def test_a_server_that_wants_a_password(store_url: str, raw_store: redis.Redis) 
             assert store.head(USER) == Head(0, 0)
     finally:
         raw_store.config_set("requirepass", "")
+
+
+def test_what_a_refusal_names_is_all_that_is_needed(
+    store_url: str, raw_store: redis.Redis, tmp_path: Path
+) -> None:
+    named = _REFUSED["NOPERM"].partition("perslm needs ")[2]
+    commands = re.findall(r"\b[A-Z]+\b", named)
+    keys, channels = re.findall(r"[~&](\S+)", named)
+    raw_store.acl_setuser(
+        "perslm",
+        enabled=True,
+        nopass=True,
+        reset_channels=True,
+        keys=[keys],
+        channels=[channels],
+        commands=["-@all", *(f"+{command}" for command in commands)],
+    )
+    encryption.create(tmp_path / "m.json")
+    try:
+        url = store_url.replace("unix://", "unix://perslm:any@")
+        with open_store(url) as store, open_store(url, master_keys=tmp_path / "m.json") as sealed:
+            changes = iter(store.changes())
+            assert next(changes).kind == "gap"
+            for one in (store, sealed):
+                publish(one, b"one", "ann")
+                publish(one, b"two", "ann")
+                one.rollback("ann")
+            sealed.protect("ann", renew=True)
+            encryption.add(tmp_path / "m.json")
+            with open_store(url, master_keys=tmp_path / "m.json") as rotated:
+                assert rotated.protect("ann") == "rewrapped"
+            store.put_vocabulary(b"words", "f1")
+            assert store.vocabulary("f1") == b"words"
+            assert list(store.users()) == ["ann"]
+            assert len(sealed.generations("ann")) == 6
+            backup(store, tmp_path / "b", Silent())
+            store.forget("ann")
+            assert restore(store, tmp_path / "b", Silent()) == Restored(0, 0, 1)
+            raw_store.delete("perslm:fence:{ann}")
+            assert restore(store, tmp_path / "b", Silent()) == Restored(1, 0, 0)
+            assert [next(changes).kind for _ in range(7)][-1] == "forget"
+    finally:
+        raw_store.acl_deluser("perslm")
 
 
 def test_a_read_only_replica(store: Store, raw_store: redis.Redis) -> None:
