@@ -104,6 +104,7 @@ class _Call:
     def of(cls, context: _Context, watch: Watch) -> _Call:
         metadata = dict(context.invocation_metadata() or ())
         given = metadata.get("authorization")
+        watch.traceparent = metadata.get("traceparent")
         remaining = context.time_remaining()
         deadline = math.inf if remaining is None else time.monotonic() + remaining
         return cls(given if isinstance(given, str) else None, deadline, watch)
@@ -224,6 +225,7 @@ class Server:
                 if not isinstance(body, bytes):  # the end
                     return
                 watch = metrics.watch("grpc", "score_stream")
+                watch.traceparent = stream.watch.traceparent
                 call = _Call(stream.authorization, stream.deadline, watch)
                 try:
                     self._admit()

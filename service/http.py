@@ -120,6 +120,8 @@ class App(FastAPI):
             return
         route, handler = found
         watch = self._metrics.watch("http", route)
+        if self._metrics.tracer is not None:
+            watch.traceparent = _traceparent(scope)
         try:
             headers, content = await handler(scope, receive, watch)
         except Exception as error:  # noqa: BLE001 - the last line: whatever it is must not get out
@@ -167,6 +169,7 @@ def create_app(settings: Settings, service: ScoringService) -> App:
             openapi_extra=documentation,
         )
         app.router.routes.append(route)
+    app.openapi().setdefault("components", {})["securitySchemes"] = openapi.SECURITY_SCHEMES
     app.hot[SCORE_PATH] = "score", handlers.score
     return app
 
@@ -314,6 +317,8 @@ class _Boundary:
             # Routes see the path still encoded, so that an id with a slash stays one segment.
             scope["path"] = scope["raw_path"].decode("ascii", "replace")
         watch = scope[_WATCH] = self._metrics.watch("http")
+        if self._metrics.tracer is not None:
+            watch.traceparent = _traceparent(scope)
         started = False
 
         async def watched(message: Message) -> None:
@@ -379,6 +384,11 @@ async def _message(receive: Receive, deadline: float) -> Message:
             return await receive()
     except TimeoutError:
         raise deadline_exceeded() from None
+
+
+def _traceparent(scope: Scope) -> bytes | None:
+    headers: Headers = scope["headers"]
+    return dict(headers).get(b"traceparent")
 
 
 def _given(scope: Scope) -> dict[bytes, bytes]:
