@@ -197,9 +197,13 @@ class _Handlers:
                 "unsupported_media_type",
                 "send application/msgpack or application/json, and say so in Content-Type",
             )
-        body = await _body(receive, self._settings.max_body_bytes, deadline)
+        message = await (receive() if deadline == math.inf else _message(receive, deadline))
+        body: bytes = message.get("body", b"")
+        most_bytes = self._settings.max_body_bytes
+        if message.get("more_body", True) or len(body) > most_bytes:
+            body = await _whole(message, receive, most_bytes, deadline)
         watch.lap("receive")
-        wanted = _accepted(accept, form)
+        wanted = _accepted(accept, form) if accept else form
         service = self._service.of_tenant(principal.tenant)
         most = self._settings.max_histories
         if form == wanted == "msgpack" and len(body) <= _SMALL_BODY_BYTES:
@@ -356,26 +360,23 @@ def _scored(
     return encoded
 
 
-async def _body(receive: Receive, limit: int, deadline: float) -> bytes:
-    """Return the body; raises RequestError if it is too large or late."""
-    message = await (receive() if deadline == math.inf else _message(receive, deadline))
-    body: bytes = message.get("body", b"")
-    if message.get("more_body", False):
-        parts = [body]
-        size = len(body)
-        while message.get("more_body", False) and size <= limit:
-            message = await (receive() if deadline == math.inf else _message(receive, deadline))
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-        body = b"".join(parts)
-    if len(body) > limit:
+async def _whole(first: Message, receive: Receive, limit: int, deadline: float) -> bytes:
+    """Return the body that ``first`` begins; raises RequestError if it is too large or late."""
+    message = first
+    parts: list[bytes] = [message.get("body", b"")]
+    size = len(parts[0])
+    while message.get("more_body", False) and size <= limit:
+        message = await (receive() if deadline == math.inf else _message(receive, deadline))
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+    if size > limit:
         raise RequestError(
             "body_too_large",
             f"a body has at most {limit} bytes: send fewer histories at a time",
         )
     if message["type"] == "http.disconnect":  # nobody will read this
         raise RequestError("disconnected", "the caller hung up before its request was complete")
-    return body
+    return b"".join(parts)
 
 
 async def _message(receive: Receive, deadline: float) -> Message:
