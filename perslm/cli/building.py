@@ -239,6 +239,15 @@ def build(
     report: Annotated[
         Path | None, typer.Option(help="Also write what was done to this file, as JSON.")
     ] = None,
+    master_keys: Annotated[
+        Path | None,
+        typer.Option(
+            "--master-keys",
+            metavar="FILE",
+            envvar="PERSLM_MASTER_KEYS",
+            help="Encrypt models with these keys; perslm keys master new makes them.",
+        ),
+    ] = None,
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -260,7 +269,10 @@ def build(
     if report is not None:
         check_writable(report)
     try:
-        with open_store(store) as opened, show_progress(quiet=json) as progress:
+        with (
+            open_store(store, master_keys=master_keys) as opened,
+            show_progress(quiet=json) as progress,
+        ):
             opened.ping()  # before the mail is read: it may take hours
             build_all(
                 sources,
