@@ -50,7 +50,7 @@ _T = TypeVar("_T")
 _MIB = 1 << 20
 _HOT, _COLD, _CROWD = 0, 1, 10_000_000  # the first number of each kind of user
 _CONNECTIONS = 16
-_MOST_CONNECTIONS = 256
+_POOLED, _MANY = 64, 256  # connections of random arrivals: of few callers, of many
 _UNLOADED = 0.05  # of what 16 connections get through
 _TRIED = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 _SUSTAINED_SECONDS = 0.01
@@ -263,14 +263,18 @@ class _Bench:
             rate = self._rate * share
             if _sustained(self._arrivals(http, rate, 4)):
                 progress.advance(len(_TRIED) - i)
+                name = "sustained"
                 break
             progress.advance(1)
+        else:
+            name = "not sustained, but the least tried"
         loaded = self._arrivals(http, 2 * rate)
+        many = self._arrivals(http, 2 * rate, connections=_MANY)
         ratio = loaded.percentile(99) / unloaded.percentile(99)
         offered = sum(loaded.kinds.values())
         errors = ", ".join(f"{n} {kind}" for kind, n in sorted(loaded.errors.items()))
         return [
-            Row("sustained", "sustained", "steps/s", rate),
+            Row("sustained", name, "steps/s", rate),
             Row(
                 "overload_p99",
                 "at twice that, accepted, p99",
@@ -289,6 +293,12 @@ class _Bench:
                 loaded.percentile(99, since_sent=True) * 1e3,
                 unloaded.percentile(99, since_sent=True) * 1e3,
                 "unloaded",
+            ),
+            Row(
+                "overload_busy",
+                "at twice that, share of a core that the load took",
+                "%",
+                loaded.busy * 100,
             ),
             Row(
                 "overload_errors",
@@ -312,6 +322,20 @@ class _Bench:
                 2 * rate,
                 "asked",
             ),
+            Row(
+                "overload_many_p99",
+                f"the same on {_MANY} connections, p99",
+                "ms",
+                many.percentile(99) * 1e3,
+            ),
+            Row(
+                "overload_many_rate",
+                f"the same on {_MANY} connections, accepted",
+                "steps/s",
+                many.rate,
+                2 * rate,
+                "asked",
+            ),
         ]
 
     def crowd(self, http: str, progress: Progress) -> list[Row]:
@@ -327,7 +351,7 @@ class _Bench:
                 users,
                 seed=seed,
                 seconds=seconds,
-                connections=_CONNECTIONS if rate is None else _MOST_CONNECTIONS,
+                connections=_CONNECTIONS if rate is None else _POOLED,
                 rate=rate,
             )
             progress.advance(1)
@@ -383,9 +407,11 @@ class _Bench:
             ),
         ]
 
-    def _arrivals(self, http: str, rate: float, shorter: int = 1) -> Outcome:
+    def _arrivals(
+        self, http: str, rate: float, shorter: int = 1, connections: int = _POOLED
+    ) -> Outcome:
         seconds = self._scale.seconds / shorter
-        return self._do(work.arrivals, http, self._asked, rate, seconds, _MOST_CONNECTIONS)
+        return self._do(work.arrivals, http, self._asked, rate, seconds, connections)
 
     def _do(self, measure: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         return self._load.submit(measure, *args, **kwargs).result()

@@ -82,6 +82,7 @@ class Report:
             f"n-grams ({who['source']}, order {who['order']}), whose model is in memory if the "
             "user is not cold; one worker answers. Echoes send back the body of the step: a route "
             "of the service, or plain ASGI before all of it (bare). Sustained are random arrivals "
+            "on 64 connections "
             "of which every one is answered, 95% within 10 ms of when they were due. The crowd are "
             f"{who['users']:,} users on {who['cache_bytes'] / 2**20:,.0f} MiB of cache, asked "
             f"about by Zipf's law; {who['distribution']}; {who['blob_bytes'] / 1e6:,.0f} MB of "

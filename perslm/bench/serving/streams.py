@@ -149,7 +149,7 @@ class GrpcCaller:
         self._socket.sendall(_frame(_SETTINGS, _ACK, 0))
 
     def _fill(self) -> None:
-        data = self._socket.recv(1 << 16)
+        data = self._socket.recv(1 << 14)
         if not data:
             raise ServiceError("the scoring service hung up in the middle of an answer")
         self._buffer += data

@@ -122,7 +122,7 @@ def throughput(
         for requests in _requests(asked):
             with Swarm(url, requests, connections) as swarm:
                 outcome = swarm.closed(seconds)
-            if outcome.kinds.keys() != {"ok"}:
+            if outcome.kinds.keys() - {"ok", "timeout"}:  # a machine may stand still for a second
                 raise _wrong()
             found.append((outcome.rate, outcome.busy))
     rates, busy = np.array(found).T
