@@ -187,7 +187,7 @@ def test_smollm2_knows_english_and_ends_where_its_vocabulary_says() -> None:
     smollm2 = open_global_lm("smollm2")
     vocabulary = smollm2.vocabulary
     assert (vocabulary.size, vocabulary.bos, vocabulary.eos) == (49152, 49152, 0)
-    ids = vocabulary.history("Thank you for your help. Please let me know if you have any")
+    ids = vocabulary.history("Thank you for your help. Please let me know if you have any further")
     (best,) = search(smollm2, ids, width=2, steps=1, best=1)
     assert vocabulary.decode(best.ids) == " questions"
     rows = np.concatenate([*smollm2.sequence(ids)])
