@@ -115,6 +115,7 @@ def register(app: typer.Typer) -> None:
         vocab,
         vocab_import,
         "perslm vocab import tokenizer.json -o vocab.json",
+        "perslm vocab import smollm2 -o vocab.json",
         "perslm vocab import tokenizer.json --bos '<|begin|>' --eos '<|end|>' -o vocab.json",
         name="import",
     )
@@ -167,17 +168,17 @@ def vocab_build(
     from builders.prepare import Settings
     from builders.run import Report, count_words
 
-    settings = Settings(languages=_list(languages), keep=_list(keep))
+    settings = Settings(languages=split_list(languages), keep=split_list(keep))
     report = Report([str(s) for s in sources])
     check_writable(output)
     with show_progress(quiet=json) as progress:
-        router = _router(sources, user, me, user_from, progress)
+        router = make_router(sources, user, me, user_from, progress)
         counter = count_words(
             sources,
             min_users=min_users,
             router=router,
             settings=settings,
-            jobs=jobs or _cores(),
+            jobs=jobs or cores(),
             progress=progress,
             report=report,
         )
@@ -202,7 +203,12 @@ def vocab_build(
 
 def vocab_import(
     tokenizer: Annotated[
-        Path, typer.Argument(metavar="TOKENIZER_JSON", help="A Hugging Face tokenizer.json.")
+        str,
+        typer.Argument(
+            metavar="TOKENIZER_JSON|LM",
+            help="A Hugging Face tokenizer.json, or a global LM as perslm suggest names them: "
+            "smollm2, hf:DIRECTORY, arpa:FILE, pocketsphinx.",
+        ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")],
     bos: Annotated[str | None, typer.Option(help="The token that opens a text.")] = None,
@@ -210,7 +216,14 @@ def vocab_import(
     json: JsonOption = False,
 ) -> None:
     """Take over the tokenizer of the global LM, so that models speak its very ids."""
-    vocabulary = Vocabulary.from_tokenizer_json(tokenizer, bos=bos, eos=eos)
+    if _is_global_lm(tokenizer):
+        from perslm.global_lm import open_global_lm
+
+        if bos is not None or eos is not None:
+            raise ArgumentError("--bos and --eos are for a tokenizer.json: an LM knows its own")
+        vocabulary = open_global_lm(tokenizer).vocabulary
+    else:
+        vocabulary = Vocabulary.from_tokenizer_json(tokenizer, bos=bos, eos=eos)
     write_bytes(output, vocabulary.to_bytes())
     if json:
         print_json(
@@ -264,7 +277,7 @@ def build(
     from builders.run import build as build_all
 
     vocabulary = Vocabulary.load(vocab)
-    settings = Settings(order, _list(languages), _list(keep))
+    settings = Settings(order, split_list(languages), split_list(keep))
     done = Report([str(s) for s in sources])
     if report is not None:
         check_writable(report)
@@ -278,9 +291,9 @@ def build(
                 sources,
                 store=opened,
                 vocabulary=vocabulary,
-                router=_router(sources, user, me, user_from, progress),
+                router=make_router(sources, user, me, user_from, progress),
                 settings=settings,
-                jobs=jobs or _cores(),
+                jobs=jobs or cores(),
                 progress=progress,
                 report=done,
             )
@@ -322,11 +335,11 @@ def clean(
     from builders.prepare import Settings, Skip, cleaned
     from builders.read import read
 
-    settings = Settings(keep=_list(keep))
+    settings = Settings(keep=split_list(keep))
     router = None
     if user is not None or me or user_from is UserFrom.FILE:
         with show_progress(quiet=True) as progress:
-            router = _router(sources, user, me, user_from, progress)
+            router = make_router(sources, user, me, user_from, progress)
     unreadable: list[Unreadable] = []
     for source in sources:
         for message in read(source, on_error=unreadable.append):
@@ -366,15 +379,15 @@ def tokenize(
     from builders.run import Report, sequences
 
     vocabulary = Vocabulary.load(vocab)
-    settings = Settings(languages=_list(languages), keep=_list(keep))
+    settings = Settings(languages=split_list(languages), keep=split_list(keep))
     report = Report([str(s) for s in sources])
     with show_progress(quiet=True) as progress:
         found = sequences(
             sources,
             vocabulary=vocabulary,
-            router=_router(sources, user, me, user_from, progress),
+            router=make_router(sources, user, me, user_from, progress),
             settings=settings,
-            jobs=jobs or _cores(),
+            jobs=jobs or cores(),
             progress=progress,
             report=report,
         )
@@ -387,13 +400,14 @@ def tokenize(
     _warn_unreadable(report.unreadable)
 
 
-def _router(
+def make_router(
     sources: list[Path],
     user: str | None,
     me: list[str] | None,
     user_from: UserFrom,
     progress: Progress,
 ) -> Router:
+    """Return who a message counts for, by these options, and say whom it took for whom."""
     from builders.routing import Router
 
     if me and user is None:
@@ -461,9 +475,15 @@ def _warn_unreadable(unreadable: list[Unreadable]) -> None:
         stderr.print(f"and {len(unreadable) - 10} more unreadable messages")
 
 
-def _list(text: str) -> tuple[str, ...]:
+def _is_global_lm(name: str) -> bool:
+    return name in ("smollm2", "pocketsphinx") or name.startswith(("hf:", "arpa:"))
+
+
+def split_list(text: str) -> tuple[str, ...]:
+    """Return the parts of an option that are separated by commas."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Return how many processes can run at once."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -66,17 +66,18 @@ def explained(command: Callable[..., None], *examples: str) -> dict[str, Any]:
 def print_json(value: Any) -> None:
     """Print one JSON value on one line; numbers that JSON does not have become null."""
     readable = (sys.stdout.encoding or "").lower().startswith("utf")
-    json.dump(_finite(value), sys.stdout, ensure_ascii=not readable)
+    json.dump(finite(value), sys.stdout, ensure_ascii=not readable)
     sys.stdout.write("\n")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Return a JSON value whose numbers JSON has: others become None."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
+        return {k: finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     return value
 
 
@@ -105,9 +106,9 @@ def open_model(url: str | None, user: str) -> tuple[PersonalModel, Vocabulary]:
         return model, load_vocabulary(store, model)
 
 
-def no_model(user: str) -> NoModelError:
+def no_model() -> NoModelError:
     """Return the error for a user without a model, with the remedy."""
-    return NoModelError(f"user {user} has no model: perslm users lists those that have one")
+    return NoModelError("the user has no model: perslm users lists those that have one")
 
 
 def check_writable(path: Path) -> None:

@@ -14,7 +14,7 @@ import typer
 from rich.text import Text
 from typer.core import TyperGroup
 
-from perslm.cli import bench, building, demo, keys, models, serving, storage, top
+from perslm.cli import bench, building, demo, evaluate, keys, models, serving, storage, top
 from perslm.cli.common import stderr, stdout
 from perslm.errors import PerslmError
 
@@ -86,6 +86,7 @@ def _options(
 
 building.register(app)
 models.register(app)
+evaluate.register(app)
 serving.register(app)
 top.register(app)
 keys.register(app)

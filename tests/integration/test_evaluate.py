@@ -1,0 +1,88 @@
+"""``perslm suggest`` and ``evaluate`` with an ARPA file as global LM, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import FIXTURES
+
+MAIL = FIXTURES / "mail"
+
+
+def perslm(*arguments: object, code: int = 0) -> str:
+    command = [sys.executable, "-m", "perslm", *map(str, arguments)]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env=os.environ | {"COLUMNS": "200"},
+    )
+    assert done.returncode == code, done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+@pytest.fixture(scope="module")
+def global_lm(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The model of one person, in the place of everybody's."""
+    folder = tmp_path_factory.mktemp("global")
+    store = ["--store", f"embedded:{folder / 'store'}"]
+    words = folder / "words.json"
+    mail = MAIL / "ruth-lawyer"
+    perslm("vocab", "build", mail, "--user", "ruth", "--min-users", 1, "-o", words)
+    perslm("build", mail, "--user", "ruth", "--vocab", words, "--order", 2, *store)
+    perslm("export", "ruth", "--format", "arpa", "-o", folder / "ruth.arpa", *store)
+    return f"arpa:{folder / 'ruth.arpa'}"
+
+
+def test_suggestions_of_a_user_and_of_nobody(global_lm: str, tmp_path: Path) -> None:
+    store = ["--store", f"embedded:{tmp_path / 'store'}"]
+    vocabulary = tmp_path / "vocab.json"
+    perslm("vocab", "import", global_lm, "-o", vocabulary)
+    perslm("build", MAIL / "nora-engineer.mbox", "--user", "nora", "--vocab", vocabulary, *store)
+    ask = ["Thanks for ", "--global-lm", global_lm, *store]
+    known = json.loads(perslm("suggest", "nora", *ask, "--json"))
+    assert known["reason"] == "ok"
+    assert known["suggestions"]
+    assert all(s["confidence"] <= 0 for s in known["suggestions"])
+    nobody = json.loads(perslm("suggest", "nobody", *ask, "--json"))
+    assert nobody["reason"] == "unknown_user"
+    assert nobody["suggestions"] != known["suggestions"]
+    assert known["suggestions"][0]["text"] in perslm("suggest", "nora", *ask)
+    held = json.loads(perslm("suggest", "nora", *ask, "--threshold", 1, "--json"))
+    assert held["suggestions"] == []
+
+
+def test_an_evaluation_and_its_report(global_lm: str, tmp_path: Path) -> None:
+    command = ["evaluate", MAIL / "nora-engineer.mbox", MAIL / "ines-student.mbox"]
+    command += ["--user-from", "file", "--global-lm", global_lm, "-o", tmp_path / "results"]
+    command += ["--amounts", "30", "--suggestions", 2]
+    report = json.loads(perslm(*command, "--json"))
+    assert sorted(u["user"] for u in report["users"]) == ["ines-student", "nora-engineer"]
+    everything = report["summary"]["amounts"]["all"]
+    assert everything["users"] == 2
+    assert everything["improved"] == 1.0
+    assert report["summary"]["typing"]["places"] == 4
+    assert json.loads((tmp_path / "results" / "report.json").read_text()) == report
+    page = (tmp_path / "results" / "report.html").read_text()
+    assert page.count("<svg") == 4
+    assert "src=" not in page
+    assert "messages learned from" in perslm(*command)
+    assert json.loads((tmp_path / "results" / "report.json").read_text()) == report
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    mail = MAIL / "nora-engineer.mbox"
+    said = perslm("evaluate", mail, "--global-lm", "huge", "-o", tmp_path / "r", code=2)
+    assert "smollm2" in said
+    said = perslm("suggest", "nora", "Hi", "--global-lm", f"arpa:{tmp_path / 'no.arpa'}", code=5)
+    assert "no.arpa" in said
+    said = perslm("vocab", "import", "smollm2", "--bos", "x", "-o", tmp_path / "v.json", code=2)
+    assert "--bos" in said
