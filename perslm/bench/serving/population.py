@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -109,6 +110,8 @@ _sentences: Sentences | None = None  # of a process that builds
 
 
 def _take(corpus: Corpus) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the process that started this one ends it
     global _sentences  # noqa: PLW0603 - what the process was started with
     _sentences = Sentences(corpus)
 
