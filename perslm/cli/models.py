@@ -175,7 +175,7 @@ def inspect(
         model = load_model(opened, user)
         info = opened.info(user)
     if info is None:
-        raise no_model(user)
+        raise no_model()
     if validate:
         model.automaton.validate()
     facts = {
@@ -218,7 +218,7 @@ def export(
     with open_store(store) as opened:
         stored = opened.fetch(user)
         if stored is None:
-            raise no_model(user)
+            raise no_model()
         model = PersonalModel.from_blob(stored.blob, generation=stored.generation)
         vocabulary = load_vocabulary(opened, model)
     if format is ExportFormat.BLOB:
@@ -281,7 +281,7 @@ def forget(
             stderr.print(f"forgot {len(users)} users; {had_model} of them had a model")
         return
     if user is not None and not had_model:
-        raise no_model(user)
+        raise no_model()
     if json:
         print_json({"user": user, "forgotten": True})
         return

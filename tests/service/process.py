@@ -55,8 +55,9 @@ class ServedProcess:
 
     def stop(self) -> bytes:
         """End it, and return all that it wrote."""
-        self._process.terminate()
-        self._process.wait(30)
-        self._said += self._out.read()
-        self._out.close()
+        if not self._out.closed:
+            self._process.terminate()
+            self._process.wait(30)
+            self._said += self._out.read()
+            self._out.close()
         return self._said + self.stderr.read_bytes()
