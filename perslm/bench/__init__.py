@@ -10,6 +10,7 @@ scoring       figures of speed on one user
 sizes         figures of size and loading over all users
 published     figures of tools that cannot be installed from PyPI
 report        JSON and Markdown of a run
+serving       ``perslm bench service``, which is a run of its own
 ============  =============================================================================
 
 A benchmark that checks what it times: contenders whose answers differ from perslm's end the run.
