@@ -6,17 +6,24 @@ With the setting ``log_format`` ``json`` each line is an object::
      "message": "refused", "request_id": "9c1e…", "transport": "http", "route": "score",
      "code": "invalid_request"}
 
-Requests that are answered leave no line. Errors that nobody foresaw are logged by
-``service.problems``; audit records are others' (``service.audit``). Of an exception only type and
-place are written, for its text could hold what a user wrote.
+Requests that are answered leave no line, and one that failed, which is a bug, has one with the
+place. Audit records are others' (``service.audit``). Of an exception only type and place are
+written, for its text could hold what a user wrote.
+
+Callers must not be able to fill a disk, or to keep a process busy with writing: of lines of one
+kind (:class:`Limited`) some are written in a second, and one that says how many were left out.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
+import threading
+import time
 import traceback
+from collections.abc import Callable
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Final, TypeAlias
@@ -34,17 +41,91 @@ _ExcInfo: TypeAlias = (
 _log = logging.getLogger(__name__)
 
 
+class Limited:
+    """Lets ``most`` lines of a kind through in a second, and tells of those that it did not.
+
+    ``summarize(kind, number)`` is called, by a thread, a second after the first was left out; till
+    then all are. Thread-safe.
+    """
+
+    def __init__(
+        self, summarize: Callable[[str, int], None], *, most: int = 10, seconds: float = 1.0
+    ) -> None:
+        self._summarize = summarize
+        self._most = most
+        self._seconds = seconds
+        self._mutex = threading.Lock()  # over what follows, by kind
+        self._numbers: dict[str, int] = {}
+        self._until: dict[str, float] = {}
+
+    def lets(self, kind: str) -> bool:
+        """Tell whether a line of this kind, of which there are but a few, may be written."""
+        now = time.monotonic()
+        with self._mutex:
+            if now >= self._until.get(kind, -math.inf):
+                self._until[kind] = now + self._seconds
+                self._numbers[kind] = 0
+            self._numbers[kind] += 1
+            number = self._numbers[kind]
+            if number == self._most + 1:
+                self._until[kind] = math.inf
+                timer = threading.Timer(self._seconds, self._end, (kind,))
+                timer.daemon = True
+                timer.start()
+        return number <= self._most
+
+    def flush(self) -> None:
+        """Tell now of what was left out."""
+        for kind in list(self._numbers):
+            self._end(kind)
+
+    def _end(self, kind: str) -> None:
+        with self._mutex:
+            left_out = self._numbers[kind] - self._most
+            self._until[kind], self._numbers[kind] = -math.inf, 0
+        if left_out > 0:
+            self._summarize(kind, left_out)
+
+
 def log_refusal(watch: Watch) -> None:
     """Write a line about a request that ``watch`` says was refused; of others write none."""
     if watch.status != "refused":
         return
-    values = (
-        watch.request_id,
-        watch.transport,
-        watch.route if watch.route in ROUTES else OTHER,
-        watch.reason if watch.reason in REASONS else OTHER,
-    )
+    code = watch.reason if watch.reason in REASONS else OTHER
+    if not _refusals.lets(code):
+        return
+    route = watch.route if watch.route in ROUTES else OTHER
+    values = (watch.request_id, watch.transport, route, code)
     _log.info("refused", extra=dict(zip(_FIELDS, values, strict=True)))
+
+
+def _log_left_out(code: str, number: int) -> None:
+    _log.info("%d more refused", number, extra={"code": code})
+
+
+_refusals: Final = Limited(_log_left_out)
+
+
+def log_failure(request_id: str, error: Exception) -> None:
+    """Write a line about an exception that nobody foresaw: its type and its place."""
+    trace = error.__traceback__
+    place = _exception((type(error), error, trace))
+    if _failures.lets(place):
+        extra = {"request_id": request_id}
+        _log.error("request %s failed: %s", request_id, place, extra=extra)
+
+
+def _log_more_failures(place: str, number: int) -> None:
+    _log.error("%d more failed: %s", number, place)
+
+
+_failures: Final = Limited(_log_more_failures)
+
+
+def flush() -> None:
+    """Write what is left to say, at the end of a process."""
+    _refusals.flush()
+    _failures.flush()
 
 
 class TextFormatter(logging.Formatter):

@@ -7,16 +7,13 @@ gRPC status goes with a code is the transport's business.
 
 from __future__ import annotations
 
-import logging
-import traceback
 import uuid
 from dataclasses import dataclass
 
 from perslm.errors import BlobError, NoModelError, StoreError
 from service.core import RequestError
 from service.gate import OverloadedError
-
-_log = logging.getLogger(__name__)
+from service.logs import log_failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +48,6 @@ def problem_of(error: Exception) -> Problem:
             "memory; whoever runs this service finds the cause with perslm users --store URL",
         )
     request_id = uuid.uuid4().hex
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    _log.error(
-        "request %s failed: %s in %s, line %s",
-        request_id,
-        type(error).__name__,
-        place.filename,
-        place.lineno,
-        extra={"request_id": request_id},
-    )
+    log_failure(request_id, error)
     message = "an internal error: report the request id to who runs this service"
     return Problem("internal", message, request_id)

@@ -32,11 +32,10 @@ import uvloop
 
 from perslm.errors import ArgumentError
 from perslm.store import DEFAULT_TENANT, Store, open_store
-from service import grpc, shedding
+from service import grpc, logs, shedding
 from service.audit import configure
 from service.core import ScoringService
 from service.http import create_app
-from service.logs import configure as configure_logs
 from service.metrics import Board
 from service.settings import Settings, TcpAddress
 from service.sockets import listening
@@ -48,6 +47,7 @@ STOP_SECONDS: Final = 5.0
 _KEEP_ALIVE_SECONDS: Final = 75  # longer than a writer pauses between two words
 _FAREWELL_SECONDS: Final = 0.7
 _CLOSE_SECONDS: Final = 1.0
+_STORE_SECONDS: Final = 2.0  # for each of its answers: so long a dead connection holds up a load
 
 Listener = tuple[socket.socket, str]
 """A bound socket for HTTP, and its URL."""
@@ -76,7 +76,7 @@ def serve(
     and for a ``store`` if there are several workers: each opens that of the settings.
     """
     configure(settings)
-    configure_logs(settings)
+    logs.configure(settings)
     if settings.workers > 1:
         from service.supervisor import supervise  # which needs this module
 
@@ -104,18 +104,20 @@ def serve_here(
     Its figures are in that ``row`` of a board, if there are several processes.
     """
     settings.address("grpc")  # raises before anything is opened
-    opened = store if store is not None else open_store(settings.store, tenant=DEFAULT_TENANT)
+    opened = store if store is not None else _open_store(settings)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             service = ScoringService(opened, settings)
             if row is not None:
                 service.metrics.share(*row)
-            runner.run(_serve(settings, service, listener, on_ready, orders))
+            with service.following():
+                runner.run(_serve(settings, service, listener, on_ready, orders))
     finally:
         if store is None:
             closing = threading.Thread(target=opened.close, daemon=True)
             closing.start()
             closing.join(_CLOSE_SECONDS)  # a server that hangs is not waited for
+        logs.flush()
 
 
 def end_process(status: int = 0) -> NoReturn:
@@ -131,6 +133,15 @@ def announce(urls: list[str]) -> None:
     for url in urls:
         sys.stdout.write(f"listening on {url}\n")
     sys.stdout.flush()
+
+
+def _open_store(settings: Settings) -> Store:
+    return open_store(
+        settings.store,
+        tenant=DEFAULT_TENANT,
+        timeout=_STORE_SECONDS,
+        master_keys=settings.master_keys,
+    )
 
 
 async def _serve(

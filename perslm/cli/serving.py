@@ -80,6 +80,14 @@ def serve(
         bool,
         typer.Option("--behind-proxy", help="A proxy in front does TLS; listen without."),
     ] = False,
+    master_keys: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            envvar="PERSLM_MASTER_KEYS",
+            help="File of the master keys, for a store whose models are encrypted.",
+        ),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -116,6 +124,7 @@ def serve(
         tls_key=tls_key,
         tls_client_ca=tls_client_ca,
         behind_proxy=behind_proxy or None,
+        master_keys=master_keys,
         workers=workers,
     )
     serve_until_told(settings)

@@ -18,10 +18,12 @@ from typing import Any
 
 import pytest
 import urllib3
+from grpc_health.v1 import health_pb2
 
 from perslm.store import Store, open_store
 from service import keyfile
-from tests.service.grpc_server import GrpcCaller, score_request
+from service.grpc import SERVICE
+from tests.service.grpc_server import CallRefusedError, GrpcCaller, score_request
 from tests.service.server import Caller, arrays
 from tests.service.support import (
     FINGERPRINT,
@@ -402,3 +404,40 @@ def test_a_port_in_use_is_noticed(store_url: str, transport: str) -> None:
             complaint = served.process.communicate(timeout=60)[1]
             assert served.process.returncode == 2
     assert f"choose another with --{transport}" in complaint
+
+
+PATIENT = """
+import sys
+from perslm.store import open_store
+from service.run import end_process, serve
+from service.settings import Settings
+settings = Settings(http="127.0.0.1:0", grpc="127.0.0.1:0", load_seconds=0.001)
+serve(settings, open_store(sys.argv[1], timeout=600.0))
+end_process()
+"""
+
+
+def test_a_store_that_hangs_does_not_hold_up_the_end(
+    store: Store, store_url: str, raw_store: Any
+) -> None:
+    server = raw_store.info("server")["process_id"]
+    with subprocess.Popen(
+        [sys.executable, "-c", PATIENT, store_url], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            urls = [process.stdout.readline().split()[-1] for _ in range(2)]
+            with stopped(server):
+                call = Caller(urls[0])
+                answer = arrays(call.score(REQUEST, "msgpack"))
+                assert answer["reason"] == "loading"
+                call.close()
+                asking = GrpcCaller(urls[1])
+                check = health_pb2.HealthCheckRequest(service=SERVICE)
+                with pytest.raises(CallRefusedError, match="DEADLINE"):  # a thread asks the store
+                    asking("Check", check, service="grpc.health.v1.Health", timeout=0.5)
+                asking.close()
+                process.terminate()
+                assert process.wait(60) == 0
+        finally:
+            process.kill()
