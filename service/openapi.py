@@ -212,6 +212,7 @@ _ALIVE: Final = {
 
 SCORE: Final[dict[str, Any]] = {
     "summary": "Score the next token of several hypotheses",
+    "security": _SECURITY,
     "description": _ARRAYS,
     "parameters": [
         _TIMEOUT_PARAMETER,
@@ -294,6 +295,7 @@ SCORE: Final[dict[str, Any]] = {
 }
 MODEL: Final[dict[str, Any]] = {
     "summary": "Fetch a user's model, to score in process",
+    "security": _SECURITY,
     "parameters": [
         _USER_PARAMETER,
         _TIMEOUT_PARAMETER,
@@ -352,6 +354,7 @@ _MODEL_SCHEMA: Final[dict[str, Any]] = {
 }
 USER: Final[dict[str, Any]] = {
     "summary": "Metadata of a user's model",
+    "security": _SECURITY,
     "parameters": [_USER_PARAMETER, _TIMEOUT_PARAMETER],
     "responses": {
         "200": {
@@ -378,6 +381,7 @@ USER: Final[dict[str, Any]] = {
 }
 FORGET: Final[dict[str, Any]] = {
     "summary": "Delete every generation of a user's model",
+    "security": _SECURITY,
     "parameters": [_USER_PARAMETER, _TIMEOUT_PARAMETER],
     "responses": {"204": {"description": "Deleted", "headers": _REQUEST_ID}, **_USER_PROBLEMS},
 }
@@ -411,6 +415,7 @@ READYZ: Final[dict[str, Any]] = {
 }
 METRICS: Final[dict[str, Any]] = {
     "summary": "Figures for Prometheus",
+    "security": _SECURITY,
     "description": "In its text format. Where credentials are asked for: with the scope `admin`.",
     "responses": {
         "200": {
