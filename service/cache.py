@@ -11,9 +11,9 @@ fresh       the store vouched for it within ``fresh_seconds``: answers at once, 
             the last quarter of that time the store is asked again, behind
 due         the next request asks the store for the generation, and loads it if it
             changed; requests wait for that as long as they can
-stale       the store did not answer, or not in time: the old model goes on for
-            ``stale_seconds``, and is called stale; whenever ``fresh_seconds`` are over
-            the store is asked again
+stale       the store failed, or is asked and was heard of within ``_GRACE_SECONDS``: the
+            old model goes on, for ``stale_seconds`` at most, and is called stale;
+            whenever ``fresh_seconds`` are over the store is asked again
 evicted     least recently used first, when the entries exceed ``cache_bytes``
 ==========  ==========================================================================
 
@@ -61,7 +61,8 @@ _LOADERS: Final = 8
 _MOST_LOADS: Final = 1024  # running and queued; more than a second's worth helps nobody
 _MODEL_BYTES: Final = 2048  # of what surrounds a model, with the longest user id
 _ABSENT_BYTES: Final = 768  # of an entry without a model
-_TRUST_SECONDS: Final = 5.0
+_TRUST_SECONDS: Final = 3.0
+_GRACE_SECONDS: Final = 5.0  # more than _TRUST_SECONDS and a request to the store that times out
 _AHEAD: Final = 0.25  # the share of ``fresh_seconds`` in which the store is asked before it must be
 _ABSENT_SHARE: Final = 1 / 16
 _UNANNOUNCED: Final = -1  # an entry that announcements say nothing of
@@ -217,8 +218,8 @@ class ModelCache:
         Waits for the store at most ``seconds`` (None: as long as the store's own timeouts let it),
         and not at all for a load that has taken that long already: while a store hangs, a beam
         search waits once and not at every step. After that, or if too many loads wait already, it
-        is the old entry, or else one with the null model ``loading``. Raises ArgumentError if
-        ``user`` cannot be a user id, and nothing else.
+        is the old model, if it may be used, or else the null model ``loading``. Raises
+        ArgumentError if ``user`` cannot be a user id, and nothing else.
         """
         owner = (tenant, user)
         with self._mutex:
@@ -243,7 +244,7 @@ class ModelCache:
             # what somebody else asked for can have come late: it may no longer be so
             late = now - entry.confirmed > max(self._fresh, self._settings.load_seconds)
             return replace(entry, stale=True) if late else entry
-        if old is not None and self._clock() - old.confirmed < self._settings.stale_seconds:
+        if old is not None and self._is_usable(old):
             return replace(old, stale=True)
         return Entry(NullModel("loading"), 0, None, now, now)
 
@@ -254,6 +255,18 @@ class ModelCache:
         """
         with self._mutex:
             self._drop((tenant, user))
+
+    def _is_usable(self, old: Entry) -> bool:
+        """Tell whether a due entry may answer while the store is asked, called stale.
+
+        One that nobody asked for in a long time may be of a user who was deleted since.
+        """
+        if isinstance(old.model, NullModel):
+            return False
+        age = self._clock() - old.confirmed
+        if not old.stale and age >= _GRACE_SECONDS:
+            return False
+        return age < self._settings.stale_seconds
 
     # Being told
 

@@ -119,14 +119,14 @@ class Faults:
 
     @contextmanager
     def _store_killed(self) -> Iterator[None]:
-        with self._disturbing([0, 1]):
+        with self._disturbing([0, 1], "killed"):
             self._pair.primary.kill()
             yield
             self._pair.primary.start()
 
     @contextmanager
     def _store_frozen(self) -> Iterator[None]:
-        with self._disturbing([0, 1]):
+        with self._disturbing([0, 1], "frozen"):
             self._pair.primary.freeze()
             yield
             self._pair.primary.thaw()
@@ -139,7 +139,7 @@ class Faults:
 
     @contextmanager
     def _failover(self) -> Iterator[None]:
-        with self._disturbing([0, 1]):
+        with self._disturbing([0, 1], "failover"):
             self._proxy.point_to(self._pair.fail_over())
         yield
         self._pair.mend()
@@ -150,7 +150,7 @@ class Faults:
     def _rough(self, mode: str, **more: Any) -> Iterator[None]:
         """All are affected, or one replica alone; and one of the writers."""
         replicas = self._random.choice(([0, 1], [0, 1], [0], [1]))
-        with self._disturbing(replicas):
+        with self._disturbing(replicas, mode):
             for listener in (*replicas, 3):
                 self._proxy.change(listener, mode, **more)
             yield
@@ -248,7 +248,7 @@ class Faults:
     @contextmanager
     def _replica_frozen(self) -> Iterator[None]:
         number = self._random.randrange(len(self._replicas))
-        with self._disturbing([number]):
+        with self._disturbing([number], "replica frozen"):
             begin = time.monotonic()
             os.kill(self._processes[number], signal.SIGSTOP)
             yield
@@ -289,8 +289,8 @@ class Faults:
             connection.close()
 
     @contextmanager
-    def _disturbing(self, replicas: list[int]) -> Iterator[None]:
-        self._ledger.disturb(replicas)
+    def _disturbing(self, replicas: list[int], what: str) -> Iterator[None]:
+        self._ledger.disturb(replicas, what)
         try:
             yield
         finally:

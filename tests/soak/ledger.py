@@ -15,6 +15,8 @@ what is *acknowledged* has. The rules for an answer, sent for at s:
     ``unknown_user`` if the user may have had no model within the last second, ``bad_blob`` if what
     is stored was damaged, ``store_unavailable`` if the store is disturbed. ``loading`` always can.
 
+A model may be ``stale`` while all is well, too: where a caller, or the machine, is in a hurry.
+
 A second is what the service promises. ``SLACK`` is for the moments between a thread's work and its
 look at the clock, on a machine that is busy; it is no part of rule 2 at the replica that deleted.
 """
@@ -86,7 +88,7 @@ class Ledger:
         self.violations: list[Violation] = []
         self.stale_after_deletion = 0
         self._mutex = threading.Lock()
-        self._disturbed: dict[int, list[tuple[float, float]]] = {}  # by replica: from, until
+        self._disturbed: dict[int, list[tuple[float, float, str]]] = {}  # by replica
 
     # What happens
 
@@ -123,24 +125,24 @@ class Ledger:
         with self._mutex:
             self.users[owner].damaged_until = until
 
-    def disturb(self, replicas: list[int]) -> None:
+    def disturb(self, replicas: list[int], what: str) -> None:
         """Say that from now on replicas may not reach the store; ``calm`` ends it."""
         now = time.monotonic()
         with self._mutex:
             for replica in replicas:
-                self._disturbed.setdefault(replica, []).append((now, float("inf")))
+                self._disturbed.setdefault(replica, []).append((now, float("inf"), what))
 
     def calm(self, replicas: list[int]) -> None:
         now = time.monotonic()
         with self._mutex:
             for replica in replicas:
                 spans = self._disturbed[replica]
-                spans[-1] = (spans[-1][0], now)
+                spans[-1] = (spans[-1][0], now, spans[-1][2])
 
     def is_disturbed(self, replica: int, begin: float, end: float) -> bool:
         """Tell whether the replica may have been without the store at a time between two."""
         spans = self._disturbed.get(replica, [])
-        return any(a <= end and begin <= b + SETTLING for a, b in spans)
+        return any(a <= end and begin <= b + SETTLING for a, b, _ in spans)
 
     # What is answered
 
@@ -290,7 +292,7 @@ class Ledger:
                         return "an old generation"
                     break
         if stale and not self.is_disturbed(replica, sent - PROMISE - SLACK, now):
-            return "stale, and nothing is wrong with the store"
+            self.outcomes["all", "stale, the store well"] += 1
         return ""
 
     def _nothing(self, replica: int, owner: Owner, reason: str, sent: float, now: float) -> str:
@@ -320,7 +322,7 @@ class Ledger:
         acknowledged = [(f"{sent - when:.3f}", g) for when, g in record.acknowledged[-4:]]
         deleted = [(f"{sent - when:.3f}", g, by) for when, g, by in record.deleted[-2:]]
         spans = {
-            replica: [(f"{sent - a:.2f}", f"{sent - b:.2f}") for a, b in spans[-2:]]
+            replica: [f"{what} {sent - a:.2f} to {sent - b:.2f}" for a, b, what in spans[-3:]]
             for replica, spans in self._disturbed.items()
         }
         return (
