@@ -42,7 +42,7 @@ def top(
     url: Annotated[
         str,
         typer.Argument(
-            metavar="[URL]",
+            metavar="URL",
             envvar="PERSLM_URL",
             help="Where the service answers HTTP: http://HOST:PORT, https://HOST:PORT, unix:/PATH.",
         ),
@@ -81,7 +81,8 @@ def top(
 
     With --json each interval is one line: ready and reason, requests by outcome, latency by
     transport and route (seconds), phases, without (the user's model) and refused by reason, cache,
-    process. A service that is away is {"ready": false, "reason": "away", "problem": …}.
+    workers, lag, process. A service that is away is {"ready": false, "reason": "away", "problem":
+    …}.
     """
     monitor = Monitor(url, token, ca, cert)
     first = monitor.read() if once else None

@@ -18,7 +18,9 @@ from tests.integration.mailboxes import EXPECTED, MAIL, Perslm, process, write_p
 COMMANDS = [
     ("vocab", "build"), ("vocab", "import"), ("build",), ("clean",), ("tokenize",), ("complete",),
     ("score",), ("users",), ("inspect",), ("export",), ("forget",), ("rollback",), ("serve",),
-    ("demo",), ("bench",), ("keys", "create"), ("keys", "list"), ("keys", "revoke"),
+    ("demo",), ("bench",), ("bench", "service"), ("top",), ("suggest",), ("evaluate",),
+    ("keys", "create"), ("keys", "list"), ("keys", "revoke"), ("keys", "rotate"),
+    ("store", "backup"), ("store", "restore"),
 ]  # fmt: skip
 
 
