@@ -9,7 +9,8 @@ ever has ciphertext. Needs the package ``cryptography``, the extra ``perslm[encr
       {"id": "6f1d…16 hex digits…", "key": "…32 bytes, base64…", "created": 1735689600}]}
 
 New data keys are wrapped by the current one; the others only unwrap. A program that meets a master
-key that it does not know reads the file again, if that has changed.
+key that it does not know reads the file again, if that has changed; a file that has become
+unreadable changes nothing.
 
 **Formats.** Integers are unsigned and big-endian, nonces are random, ``‖`` joins bytes, tags have
 16 bytes. A user's *place* is ``namespace ‖ 00 ‖ user id``, both in UTF-8, where the namespace is
@@ -56,6 +57,7 @@ not read a model, nor give the model of one user to another.
 from __future__ import annotations
 
 import base64
+import contextlib
 import fcntl
 import json
 import os
@@ -64,7 +66,6 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -206,7 +207,8 @@ class MasterKeys:
         with self._mutex:
             found = self._ciphers.get(master)
         if found is None and _stamp(self.path) != self._seen:
-            self._read()
+            with contextlib.suppress(ArgumentError):  # then what it had before goes on
+                self._read()
             found = self._ciphers.get(master)
         if found is None:
             raise DecryptionError(
@@ -366,7 +368,7 @@ def _write(path: Path, current: str, keys: list[MasterKey]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[None]:
     descriptor = os.open(directory, os.O_RDONLY)
     try:

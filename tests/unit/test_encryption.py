@@ -484,6 +484,26 @@ def test_a_file_that_others_may_read_is_refused(key_file: Path, mode: int) -> No
         open_store("redis://localhost", master_keys=key_file)
 
 
+def test_a_file_that_breaks_while_it_is_in_use_takes_no_key_away(
+    sealed: Store, store_url: str, key_file: Path
+) -> None:
+    publish(sealed, SECRET)
+    good = key_file.read_text()
+    new = encryption.add(key_file)
+    with open_store(store_url, master_keys=key_file) as store:
+        publish(store, SECRET, "bob")
+        whole = key_file.read_text()
+        for broken in ("", "{", good.replace("version", "v")):
+            key_file.write_text(broken)
+            assert new.id in refused(sealed, "bob")
+            assert sealed.fetch(USER)
+        key_file.unlink()
+        assert new.id in refused(sealed, "bob")
+        key_file.touch(0o600)
+        key_file.write_text(whole)
+        assert sealed.fetch("bob")
+
+
 def test_what_is_not_a_file_of_keys(key_file: Path) -> None:
     good = json.loads(key_file.read_text())
     key = good["keys"][0]
