@@ -48,7 +48,7 @@ format: $(VENV)/.test ## bring all code into the form that lint asks for
 bench: $(VENV)/.test ## quality of cleaning and speed, beside other libraries
 	$(RUN)/python -m tests.benchmarks.clean
 	$(RUN)/python -m tests.benchmarks.build
-	$(RUN)/python -m tests.benchmarks.serving
+	$(RUN)/perslm bench service
 	$(RUN)/python -m tests.benchmarks.weight
 	$(RUN)/perslm bench
 
