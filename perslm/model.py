@@ -19,7 +19,6 @@ users by ``perslm.store``.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate, chain
@@ -95,7 +94,6 @@ class PersonalModel:
         self.generation = generation
         # a model of nothing has no distribution to mix in
         self.weight = check_weight(weight) if engine.tokens else 0.0
-        self._packed_weight = struct.pack("<f", self.weight)
 
     @classmethod
     def from_blob(
@@ -244,14 +242,14 @@ class PersonalModel:
         self._engine.score(state, ids, logprobs, behind)
         return logprobs, behind
 
-    def answer(self, query: Query) -> tuple[bytes, bytes]:
-        """Return λ of each history and ln p of each candidate: float32[n] and [n, k], as bytes.
+    def answer(self, query: Query, before: bytes, between: bytes) -> bytes:
+        """Return ``before``, λ of each history, ``between`` and ln p of each candidate, as bytes.
 
-        What :meth:`states`, :meth:`weights` and :meth:`score` would say, in one call and for one
-        who sends it on. The bytes are little-endian.
+        λ is float32[n] and ln p float32[n, k], little-endian: what :meth:`states`,
+        :meth:`weights` and :meth:`score` would say, in one call and for one who sends it on.
         """
-        _, logprobs = query.answer(self._engine)  # type: ignore[arg-type]  # queries are native
-        return self._packed_weight * query.n, logprobs
+        engine: Any = self._engine  # native, for so are queries
+        return query.answer(engine, self.weight, before, between)
 
     @property
     def events(self) -> UInt32Array:

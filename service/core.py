@@ -50,7 +50,7 @@ from perslm.model import Candidates, Histories, NullModel, PersonalModel
 from perslm.store import DEFAULT_TENANT, Store, Stored, UserInfo
 from service.cache import ModelCache
 from service.gate import Gate, Turn
-from service.metrics import Metrics, Watch
+from service.metrics import Metrics, Transport, Watch
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -169,7 +169,8 @@ class ScoringService:
 
     ``score`` does so for at most the setting ``load_seconds``: a beam search does not wait.
     ``metrics`` has the figures of all that is done here, whoever transports it.
-    ``gate`` is where transports run what blocks; ``turn`` says how much they may do at once.
+    ``gate`` is where transports run what blocks; ``turns`` say how much they may do
+    at once.
 
     The store stays the caller's, to close after the service has stopped. Users are those of the
     default tenant; :meth:`of_tenant` has the others.
@@ -185,7 +186,7 @@ class ScoringService:
         self._quick_values = min(_QUICK_VALUES, settings.max_answer_values)
         self.metrics = Metrics(self._cache.figures)
         self.gate = Gate(settings)
-        self.turn = Turn(settings)
+        self.turns: dict[Transport, Turn] = {"http": Turn(settings), "grpc": Turn(settings)}
 
     def of_tenant(self, tenant: str) -> ScoringService:
         """Return the same service with the users of another tenant, in the same cache."""
@@ -211,15 +212,14 @@ class ScoringService:
             return None
         model = entry.model
         if isinstance(model, PersonalModel) and model.metadata.fingerprint == query.vocabulary:
-            weights, logprobs = model.answer(query)
             watch.reason = reason = "stale" if entry.stale else "ok"
             before, between = frame("ok", reason, entry.generation, model.order, n, k)
+            encoded = model.answer(query, before, between)
         else:
             reason = model.reason if isinstance(model, NullModel) else "vocabulary_mismatch"
-            weights, logprobs = bytes(4 * n), _MINUS_INFINITY * (n * k)
             watch.status, watch.reason = _STATUS[reason], reason
             before, between = frame(_STATUS[reason], reason, 0, 0, n, k)
-        encoded = b"".join((before, weights, between, logprobs))
+            encoded = b"".join((before, bytes(4 * n), between, _MINUS_INFINITY * (n * k)))
         watch.lap("score")
         return encoded
 

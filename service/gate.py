@@ -107,11 +107,14 @@ class Turn:
         self._most = _MOST_BURSTS * self._burst
         self._allowed = self._most
         self._now = self._before = self._calm = 0
+        self.answering = False
+        """Set by whoever answers one of the requests: what arrives after that is the next turn."""
 
     def admit(self) -> bool:
         """Count a request, which has just arrived; tell whether it may be answered."""
-        if self._now == 0:
-            asyncio.get_running_loop().call_soon(self._end)  # comes after all that has arrived
+        if self.answering:
+            self.answering = False
+            self._end()
         self._now += 1
         return self._now <= self._allowed
 

@@ -53,7 +53,7 @@ from service.core import (
     deadline_exceeded,
     too_many_histories,
 )
-from service.gate import OverloadedError
+from service.gate import OverloadedError, Turn
 from service.logs import log_refusal
 from service.metrics import Watch
 from service.problems import Problem, problem_of
@@ -161,6 +161,7 @@ class Server:
         self._server.add_generic_rpc_handlers(
             [grpc.method_handlers_generic_handler(SERVICE, handlers)]
         )
+        self._turning = False
         self._draining = False
         self._waiting: set[asyncio.Task[object]] = set()  # streams between two requests
 
@@ -246,8 +247,15 @@ class Server:
         await _abort(context, _DRAINING)
 
     def _admit(self) -> None:
-        if not self._service.turn.admit():
+        turn = self._service.turns["grpc"]
+        if not self._turning:  # what has arrived by now comes before what is called soon
+            self._turning = True
+            asyncio.get_running_loop().call_soon(self._turn_over, turn)
+        if not turn.admit():
             raise OverloadedError
+
+    def _turn_over(self, turn: Turn) -> None:
+        turn.answering, self._turning = True, False
 
     def _at_once(self, body: bytes, call: _Call, frame: Frame) -> bytes | None:
         """Return the answer to a plain request whose model is in memory; None if it is not that."""

@@ -54,6 +54,7 @@ from service.audit import Audit
 from service.auth import CHALLENGE, Authenticator, Principal
 from service.codec import Format, decode, encode, frame
 from service.core import RequestError, ScoreRequest, ScoringService, deadline_exceeded
+from service.gate import Turn
 from service.logs import log_refusal
 from service.metrics import CONTENT_TYPE, Metrics, Watch
 from service.problems import Problem, problem_of
@@ -105,10 +106,12 @@ class App(FastAPI):
 
     The path alone decides, so that nothing is done for such a request that its handler does not
     need. Each is counted and its refusal answered and logged, as those of all other routes are.
+    How many come at once is the business of ``service.shedding``, which ``turn`` is for.
     """
 
-    def __init__(self, metrics: Metrics, **about: Any) -> None:
+    def __init__(self, turn: Turn, metrics: Metrics, **about: Any) -> None:
         super().__init__(**about)
+        self._turn = turn
         self.hot: dict[str, tuple[str, Hot]] = {}  # by path: the name for metrics, and the handler
         self._metrics = metrics
 
@@ -118,6 +121,7 @@ class App(FastAPI):
         if found is None or scope["method"] != "POST":
             await super().__call__(scope, receive, send)
             return
+        self._turn.answering = True
         route, handler = found
         watch = self._metrics.watch("http", route)
         if self._metrics.tracer is not None:
@@ -140,6 +144,7 @@ def create_app(settings: Settings, service: ScoringService) -> App:
     Raises ArgumentError or OSError for a file of keys or secrets that cannot be used.
     """
     app = App(
+        service.turns["http"],
         service.metrics,
         title="perslm",
         version="1",

@@ -5,7 +5,7 @@ by ``service.http`` costs two thirds of an answer, for the server has then read 
 task of it, and written two parts of a response. The protocol here, uvicorn's with a question at the
 end of each request's head, writes a response made in advance, for a fifth.
 
-Only requests of ``App.hot`` are refused so, by ``ScoringService.turn``, and only where no other
+Only requests of ``App.hot`` are refused so, by a ``gate.Turn``, and only where no other
 request of the same connection is being answered. They are counted as all others; in the log there
 is one line a second for all of them, and so they have no id.
 """
@@ -62,7 +62,7 @@ class _Shed:
 def protocol(service: ScoringService) -> type[HttpToolsProtocol]:
     """Return the protocol for a server of ``service``, which uvicorn's ``http`` setting takes."""
     shed = _Shed(service)
-    turn = service.turn
+    turn = service.turns["http"]
     path = SCORE_PATH.encode()
 
     class Shedding(HttpToolsProtocol):

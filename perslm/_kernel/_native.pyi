@@ -114,8 +114,11 @@ class Query:
     def k(self) -> int: ...
     @property
     def timeout_ms(self) -> int: ...
-    def answer(self, model: Model) -> tuple[bytes, bytes]:
-        """Return the states uint32[n] of the histories, and the candidates' ln p float32[n, k]."""
+    def answer(self, model: Model, weight: float, before: bytes, between: bytes) -> bytes:
+        """Return ``before``, λ float32[n], ``between`` and the candidates' ln p float32[n, k].
+
+        λ is ``weight`` for each history.
+        """
 
 def mix_columns(
     global_logprobs: _Float32,

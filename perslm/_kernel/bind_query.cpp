@@ -1,4 +1,6 @@
 // Requests to score candidates, and the answers to them, as Python calls them.
+#include <cstring>
+#include <memory>
 #include <optional>
 
 #include "bindings.hpp"
@@ -42,34 +44,36 @@ nb::object request(Read read, nb::bytes body, size_t max_histories) {
   return nb::cast(std::move(found));
 }
 
-// Bytes to be written to before anybody else sees them.
-nb::bytes room(size_t size) {
+// The float32 arrays λ [n] and ln p [n, k] behind what a format writes before each of them.
+nb::bytes answer(const Request& request, const Model& model, float weight, nb::bytes before,
+                 nb::bytes between) {
+  const Query& query = request.query;
+  const size_t values = query.n * query.k, weights_size = query.n * sizeof(float);
+  const size_t size = before.size() + weights_size + between.size() + values * sizeof(float);
   PyObject* const made = PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(size));
   if (made == nullptr) throw nb::python_error();
-  return nb::steal<nb::bytes>(made);
-}
-
-template <class T>
-T* numbers(const nb::bytes& bytes) {
-  return reinterpret_cast<T*>(PyBytes_AS_STRING(bytes.ptr()));
-}
-
-nb::tuple answer(const Request& request, const Model& model) {
-  const Query& query = request.query;
-  const size_t values = query.n * query.k;
-  const nb::bytes states = room(query.n * sizeof(uint32_t));
-  const nb::bytes logprobs = room(values * sizeof(float));
+  const nb::bytes answered = nb::steal<nb::bytes>(made);
+  char* at = PyBytes_AS_STRING(made);  // which nobody else has seen yet
+  const auto append = [&at](const void* bytes, size_t n) {
+    std::memcpy(at, bytes, n);
+    at += n;
+  };
+  append(before.data(), before.size());
+  for (size_t i = 0; i < query.n; ++i) append(&weight, sizeof(weight));
+  append(between.data(), between.size());
   {
     std::optional<nb::gil_scoped_release> released;
     if (values > worth_releasing) released.emplace();
-    const std::unique_ptr<uint32_t[]> next(new uint32_t[values]);
+    const std::unique_ptr<uint32_t[]> states(new uint32_t[query.n + values]);
+    const std::unique_ptr<float[]> logprobs(new float[values]);
+    uint32_t* const next = states.get() + query.n;
     model.states({query.ids.data(), query.ids.size(), TokenIds::uint32}, query.begins.data(),
-                 query.n, numbers<uint32_t>(states));
-    model.score(numbers<uint32_t>(states), query.n,
-                {query.candidates.data(), values, TokenIds::uint32}, numbers<float>(logprobs),
-                next.get());
+                 query.n, states.get());
+    model.score(states.get(), query.n, {query.candidates.data(), values, TokenIds::uint32},
+                logprobs.get(), next);
+    append(logprobs.get(), values * sizeof(float));
   }
-  return nb::make_tuple(states, logprobs);
+  return answered;
 }
 
 }  // namespace

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import socket
 from collections.abc import Iterator
@@ -22,28 +21,25 @@ from tests.service.support import FINGERPRINT, HISTORIES, USER, settings
 FIELDS = {"user": USER, "vocabulary": FINGERPRINT, "histories": HISTORIES, "top_k": 3}
 
 
-async def turn_of(turn: Turn, arrived: int) -> int:
+def turn_of(turn: Turn, arrived: int) -> int:
     """Let so many requests arrive in one turn of the loop; return how many may be answered."""
     admitted = sum([turn.admit() for _ in range(arrived)])
-    await asyncio.sleep(0)
+    turn.answering = True
     return admitted
 
 
 def test_bursts_are_answered_and_a_flood_is_not() -> None:
-    async def use() -> None:
-        turn = Turn(settings(max_burst=32))
-        assert [await turn_of(turn, 32) for _ in range(50)] == [32] * 50
-        assert [await turn_of(turn, n) for n in (100, 3, 100, 3)] == [100, 3, 100, 3]
-        assert await turn_of(turn, 300) == 128  # whatever there was before
-        assert await turn_of(turn, 33) == 33
-        # two on end: from now on turns are short
-        assert [await turn_of(turn, n) for n in (33, 10, 4, 300)] == [4, 4, 4, 4]
-        assert [await turn_of(turn, 4) for _ in range(15)] == [4] * 15
-        assert await turn_of(turn, 5) == 4
-        assert [await turn_of(turn, 4) for _ in range(16)] == [4] * 16
-        assert await turn_of(turn, 32) == 32
-
-    asyncio.run(use())
+    turn = Turn(settings(max_burst=32))
+    assert [turn_of(turn, 32) for _ in range(50)] == [32] * 50
+    assert [turn_of(turn, n) for n in (100, 3, 100, 3)] == [100, 3, 100, 3]
+    assert turn_of(turn, 300) == 128  # whatever there was before
+    assert turn_of(turn, 33) == 33
+    # two on end: from now on turns are short
+    assert [turn_of(turn, n) for n in (33, 10, 4, 300)] == [4, 4, 4, 4]
+    assert [turn_of(turn, 4) for _ in range(15)] == [4] * 15
+    assert turn_of(turn, 5) == 4
+    assert [turn_of(turn, 4) for _ in range(16)] == [4] * 16
+    assert turn_of(turn, 32) == 32
 
 
 class Flood(Turn):
@@ -58,7 +54,7 @@ class Flood(Turn):
 @pytest.fixture
 def service(store: Store) -> ScoringService:
     made = ScoringService(store, settings(fresh_seconds=3600.0))
-    made.turn = Flood(settings())
+    made.turns["http"] = Flood(settings())
     return made
 
 
@@ -76,18 +72,19 @@ def requests(service: ScoringService) -> bytes:
 def test_what_is_too_much_is_refused_over_http(
     url: str, service: ScoringService, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert isinstance(service.turn, Flood)
+    turn = service.turns["http"]
+    assert isinstance(turn, Flood)
     call = Caller(url)
     with caplog.at_level(logging.WARNING):
         for _ in range(2):  # on one connection
-            service.turn.full = True
+            turn.full = True
             for _ in range(3):
                 reply = call.score(FIELDS, "json")
                 assert (reply.status, reply.json["error"]) == (503, "overloaded")
                 assert reply.headers["retry-after"] == "1"
                 assert reply.headers["content-type"] == "application/json"
             assert call("GET", f"/v1/users/{USER}").status == 200
-            service.turn.full = False
+            turn.full = False
             assert call.score(FIELDS, "json").json["status"] == "ok"
     call.close()
     assert b'reason="overloaded",route="score",status="refused"' in requests(service)
@@ -99,14 +96,15 @@ def test_what_is_too_much_is_refused_over_http(
 
 def test_the_framing_of_http_survives(url: str, service: ScoringService) -> None:
     """A body in pieces, two requests in one write, one without keep-alive; refused and not."""
-    assert isinstance(service.turn, Flood)
+    turn = service.turns["http"]
+    assert isinstance(turn, Flood)
     head = b"POST /v1/score HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
     whole = head + b"content-length: 2\r\n\r\n{}"
     last = head + b"connection: close\r\ncontent-length: 2\r\n\r\n{}"
     place = urlsplit(url)
     assert place.hostname
     for full, status in ((True, b"HTTP/1.1 503"), (False, b"HTTP/1.1 422")):
-        service.turn.full = full
+        turn.full = full
         with socket.create_connection((place.hostname, place.port), 30) as connection:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for piece in (whole[:30], whole[30:-1], whole[-1:] + whole + whole, last):
@@ -119,7 +117,7 @@ def test_the_framing_of_http_survives(url: str, service: ScoringService) -> None
 
 def test_what_is_too_much_is_refused_over_grpc(store: Store) -> None:
     with RunningServer(settings(fresh_seconds=3600.0), store) as server:
-        server.service.turn = flood = Flood(settings())
+        server.service.turns["grpc"] = flood = Flood(settings())
         call = GrpcCaller(server.url)
         stream = call.stream()
         for _ in range(2):
