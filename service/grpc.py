@@ -59,7 +59,7 @@ from service.metrics import Watch
 from service.problems import Problem, problem_of
 from service.settings import Address, Settings, UnixAddress
 from service.sockets import is_abandoned
-from service.tls import server_context
+from service.tls import grpc_credentials
 
 SERVICE: Final = scorer_pb2.DESCRIPTOR.services_by_name["Scorer"].full_name
 
@@ -205,7 +205,7 @@ class Server:
         try:
             if self._settings.tls_cert is None or target.startswith("unix:"):
                 return self._server.add_insecure_port(target)
-            return self._server.add_secure_port(target, _credentials(self._settings))
+            return self._server.add_secure_port(target, grpc_credentials(self._settings))
         except RuntimeError:
             raise ArgumentError(
                 "the gRPC address cannot be used: if its port is in use, choose another with "
@@ -519,20 +519,3 @@ def _around(whole: bytes, n: int, k: int) -> tuple[bytes, bytes]:
 def _array(rows: npt.NDArray[np.generic], dtype: Literal["<f4", "<u4"]) -> scorer_pb2.Array:
     n, k = rows.shape
     return scorer_pb2.Array(n=n, k=k, data=np.ascontiguousarray(rows, dtype).tobytes())
-
-
-def _credentials(settings: Settings) -> grpc.ServerCredentials:
-    """Return the certificate to show, and whose certificates callers must have; read once."""
-    assert settings.tls_cert is not None
-    server_context(settings)  # raises what is wrong with the files, which gRPC would only log
-    certificate = _read(settings.tls_cert)
-    key = certificate if settings.tls_key is None else _read(settings.tls_key)
-    authorities = None if settings.tls_client_ca is None else _read(settings.tls_client_ca)
-    return grpc.ssl_server_credentials(
-        [(key, certificate)], authorities, require_client_auth=authorities is not None
-    )
-
-
-def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()

@@ -40,6 +40,7 @@ from service.metrics import Board
 from service.settings import Settings, TcpAddress
 from service.sockets import listening
 from service.tls import secure
+from service.tracing import open_tracer
 
 STOP_SECONDS: Final = 5.0
 """How long what is being answered may take to be finished."""
@@ -104,10 +105,12 @@ def serve_here(
     Its figures are in that ``row`` of a board, if there are several processes.
     """
     settings.address("grpc")  # raises before anything is opened
+    tracer = open_tracer(settings)
     opened = store if store is not None else _open_store(settings)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             service = ScoringService(opened, settings)
+            service.metrics.tracer = tracer
             if row is not None:
                 service.metrics.share(*row)
             with service.following():
@@ -117,6 +120,8 @@ def serve_here(
             closing = threading.Thread(target=opened.close, daemon=True)
             closing.start()
             closing.join(_CLOSE_SECONDS)  # a server that hangs is not waited for
+        if tracer is not None:
+            tracer.close()
         logs.flush()
 
 

@@ -1,8 +1,8 @@
-"""TLS for HTTP: certificates from files, taken anew when they change.
+"""TLS: certificates from files, taken anew when they change.
 
 A handshake begins with a look at the files (once a second at most), so a renewed certificate is
 used from the next connection on, and connections that are open stay so. Files that cannot be used
-leave the last good ones in place, and an error in the log. gRPC reads the same settings.
+leave the last good ones in place, and an error in the log. HTTP and gRPC have the same settings.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import ssl
 import time
 from typing import Final
 
+import grpc
 import uvicorn
 
 from perslm.errors import ArgumentError
@@ -57,6 +58,38 @@ def server_context(settings: Settings, *, look_seconds: float = _LOOK_SECONDS) -
     return accepting
 
 
+def grpc_credentials(
+    settings: Settings, *, look_seconds: float = _LOOK_SECONDS
+) -> grpc.ServerCredentials:
+    """Return the same for gRPC; raises ArgumentError if the files cannot be used."""
+    files = _Files(settings)
+    files.context()  # raises what is wrong with them, which gRPC would only log
+    seen, looked = files.marks(), time.monotonic()
+
+    def renewed() -> grpc.ServerCertificateConfiguration | None:
+        """Return what is new; called by gRPC's threads at every handshake."""
+        nonlocal seen, looked
+        now = time.monotonic()
+        if now - looked < look_seconds:
+            return None
+        looked, marks = now, files.marks()
+        if marks == seen:
+            return None
+        seen = marks
+        try:
+            files.context()
+            return files.grpc_configuration()
+        except (ArgumentError, OSError) as error:
+            _log.error("%s; the last good ones stay in use", error)
+            return None
+
+    return grpc.dynamic_ssl_server_credentials(
+        files.grpc_configuration(),
+        renewed,  # type: ignore[arg-type] # the stubs do not know that None means "as before"
+        require_client_authentication=settings.tls_client_ca is not None,
+    )
+
+
 class _Files:
     def __init__(self, settings: Settings) -> None:
         assert settings.tls_cert is not None
@@ -81,6 +114,12 @@ class _Files:
             ) from error
         return context
 
+    def grpc_configuration(self) -> grpc.ServerCertificateConfiguration:
+        certificate = _read(self._certificate)
+        key = certificate if self._key is None else _read(self._key)
+        authorities = None if self._authorities is None else _read(self._authorities)
+        return grpc.ssl_server_certificate_configuration([(key, certificate)], authorities)
+
     def marks(self) -> list[tuple[int, int, int] | None]:
         found: list[tuple[int, int, int] | None] = []
         for path in (self._certificate, self._key, self._authorities):
@@ -94,3 +133,8 @@ class _Files:
 
 def _no_password() -> str:
     raise ValueError
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 import urllib3
 
@@ -20,6 +21,7 @@ from service.settings import Settings
 from service.tls import server_context
 from tests.blocking import BlockingClient
 from tests.service.certificates import Authority, authority
+from tests.service.grpc_server import RunningServer
 from tests.service.server import Caller, running
 from tests.service.support import FINGERPRINT, USER, local, settings
 
@@ -37,6 +39,7 @@ def strangers(tmp_path: Path) -> Authority:
 def subject(url: str, ca: Path) -> str:
     """The name in the certificate that a new connection is shown."""
     context = ssl.create_default_context(cafile=ca)
+    context.set_alpn_protocols(["h2", "http/1.1"])
     port = int(url.rpartition(":")[2])
     with (
         socket.create_connection(("127.0.0.1", port), timeout=30) as plain,
@@ -162,6 +165,47 @@ def test_another_authority_for_callers_counts_from_the_next_connection_on(
             assert time.monotonic() < until
         cert = str(ours.issue("caller"))
         assert status() is None
+
+
+def test_grpc_takes_renewed_certificates_and_authorities_too(
+    store: Store,
+    ours: Authority,
+    strangers: Authority,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    certificate, trusted = tmp_path / "shown.pem", tmp_path / "trusted.pem"
+    certificate.write_bytes(ours.issue("server").read_bytes())
+    trusted.write_bytes(ours.path.read_bytes())
+
+    def answers(caller: bytes) -> bool:
+        credentials = grpc.ssl_channel_credentials(ours.path.read_bytes(), caller, caller)
+        with grpc.secure_channel(server.url.removeprefix("grpcs://"), credentials) as channel:
+            try:
+                channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=5)
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+                return False
+        return True
+
+    caller, stranger = ours.issue("caller").read_bytes(), strangers.issue("other").read_bytes()
+    limits = settings(tls_cert=str(certificate), tls_client_ca=str(trusted))
+    with RunningServer(limits, store) as server, caplog.at_level(logging.ERROR):
+        until = time.monotonic() + 60
+        assert answers(caller)
+        assert not answers(stranger)
+        trusted.write_bytes(strangers.path.read_bytes())
+        while not answers(stranger):
+            assert time.monotonic() < until
+        assert not answers(caller)
+        certificate.write_bytes(ours.issue("renewed").read_bytes())
+        while subject(server.url, ours.path) != "renewed":
+            assert time.monotonic() < until
+        certificate.write_bytes(b"-----BEGIN NOTHING-----\n")
+        while "last good ones" not in caplog.text:
+            assert answers(stranger)
+            assert time.monotonic() < until
 
 
 def test_old_versions_are_not_spoken(ours: Authority) -> None:
