@@ -9,10 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 
+from perslm.blob import Metadata, encode
+from perslm.counts import Specials, count
 from perslm.errors import ArgumentError, VocabularyMismatchError
 from perslm.model import NullModel, PersonalModel
+from perslm.store import Store
 from perslm.vocabulary import Vocabulary
-from tests.neural import END, SIZE, needs_torch, tiny_lm, tiny_vocabulary, writer
+from tests.neural import (
+    END,
+    SIZE,
+    needs_smollm2,
+    needs_torch,
+    tiny_lm,
+    tiny_vocabulary,
+    writer,
+)
 
 pytestmark = needs_torch
 
@@ -63,11 +74,11 @@ def slow_beams(
     live: list[tuple[float, list[int]]] = [(0.0, [])]
     finished: list[tuple[float, list[int]]] = []
     for step in range(1, steps + 1):
-        longer = [
-            (total + logp, [*ids, w])
-            for total, ids in live
-            for w, logp in enumerate(row([*prompt, *ids]).tolist())
-        ]
+        longer: list[tuple[float, list[int]]] = []
+        for total, ids in live:
+            logprobs = row([*prompt, *ids])
+            best = np.argsort(-logprobs)[: 2 * width]  # more of one row cannot be among the best
+            longer += [(total + float(logprobs[w]), [*ids, int(w)]) for w in best]
         longer.sort(key=lambda c: -c[0])
         candidates = longer[: 2 * width]
         finished += [(t / step, ids) for t, ids in candidates[:width] if ids[-1] == end]
@@ -311,3 +322,76 @@ def test_rows_that_cannot_be_divided_are_refused(vocabulary: Vocabulary) -> None
 def test_a_saved_tokenizer_names_the_same_vocabulary(tmp_path: Path) -> None:
     assert tiny_vocabulary(tmp_path).bos == SIZE
     assert tiny_vocabulary(tmp_path).eos == END
+
+
+# --- with a real LM -----------------------------------------------------------------------------
+
+
+def wrote(vocabulary: Vocabulary, texts: list[str]) -> bytes:
+    specials = Specials(vocabulary.size, vocabulary.bos, vocabulary.eos)
+    sequences = [sequence for text in texts for sequence in vocabulary.encode(text)]
+    return encode(count(sequences, 3, specials), Metadata(vocabulary.fingerprint))
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> tuple[Any, Any, Vocabulary]:
+    import torch
+    from transformers import AutoTokenizer
+
+    from perslm.global_lm.huggingface import load_quietly
+    from perslm.global_lm.smollm2 import smollm2_directory
+
+    torch.set_num_threads(1)  # tests share the machine with each other
+    place = smollm2_directory()
+    vocabulary = Vocabulary.from_tokenizer_json(place / "tokenizer.json")
+    tokenizer = AutoTokenizer.from_pretrained(place, padding_side="left")
+    return load_quietly(place).eval(), tokenizer, vocabulary
+
+
+@needs_smollm2
+def test_smollm2_writes_for_each_user_what_is_theirs(
+    smollm2: tuple[Any, Any, Vocabulary], store: Store
+) -> None:
+    lm, tokenizer, vocabulary = smollm2
+    habits = {"ann": "See you at the lobster festival.", "bob": "See you at the harbour tomorrow."}
+    for user, habit in habits.items():
+        store.publish(user, wrote(vocabulary, [habit] * 20), parent=store.head(user))
+    users = [store.load(user, vocabulary=vocabulary, weight=0.6) for user in (*habits, "nobody")]
+    drafts = ["I hope all is well. See you at", "See you at", "See you at"]
+    prompts = tokenizer(drafts, return_tensors="pt", padding=True)
+    mixing = processor(users, vocabulary, pad=tokenizer.pad_token_id)
+    options = {"num_beams": 3, "max_new_tokens": 4, "do_sample": False}
+    plain = tokenizer.batch_decode(lm.generate(**prompts, **options), skip_special_tokens=True)
+    found = lm.generate(**prompts, **options, logits_processor=[mixing])
+    ann, bob, nobody = tokenizer.batch_decode(found, skip_special_tokens=True)
+    assert "the lobster" in ann
+    assert "the harbour" in bob
+    assert "lobster" not in plain[0]
+    assert nobody == plain[2]
+
+
+@needs_smollm2
+def test_smollm2s_beams_equal_slow_ones_that_mix_explicitly(
+    smollm2: tuple[Any, Any, Vocabulary],
+) -> None:
+    lm, _, vocabulary = smollm2
+    texts = ["Please see the attached draft and call me.", "Please call me about the gas deal."]
+    user = PersonalModel.from_blob(wrote(vocabulary, texts * 5), weight=0.4)
+    prompts = [vocabulary.history(text)[1:] for text in ("Good morning Ann. Please", "Please call")]
+    width, steps, longest = 2, 3, max(map(len, prompts))
+    output = generated(
+        lm,
+        prompts,
+        pad=2,
+        num_beams=width,
+        num_return_sequences=width,
+        max_new_tokens=steps,
+        eos_token_id=None,
+        logits_processor=[processor(user, vocabulary, pad=2)],
+    )
+    for i, prompt in enumerate(prompts):
+        expected = slow_beams(explicit(lm, user, vocabulary), prompt, width, steps, None)
+        own = slice(i * width, (i + 1) * width)
+        assert answers(output, longest, None)[own] == [ids for _, ids in expected]
+        scores = output.sequences_scores[own].tolist()
+        assert scores == pytest.approx([score for score, _ in expected], abs=1e-3)
