@@ -71,6 +71,7 @@ class Requests:
     ) -> Self:
         """Return requests to a route; ``users`` are named one after the other, for ``place``."""
         head = f"POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/msgpack\r\n"
+        head += f"perslm-timeout-ms: {TIMEOUT * 1e3:.0f}\r\n"  # as perslm.Client says it
         sent = [f"{head}content-length: {len(body)}\r\n\r\n".encode() + body for body in bodies]
         named = None if users is None else [user.encode() for user in users]
         return cls(sent, None if expected is None else list(expected), named, place.encode())
