@@ -15,6 +15,9 @@ from pathlib import Path
 import pytest
 
 import perslm.cli.main
+from perslm.store import open_store
+from service.settings import Settings
+from tests.service.server import running
 from tests.support import FIXTURES, ROOT
 
 README = (ROOT / "README.md").read_text("utf-8")
@@ -53,14 +56,14 @@ def test_the_python_examples(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PERSLM_STORE", store_url)
     fenced = re.findall(r"```(python|text)\n(.*?)```", README, re.S)
-    assert [kind for kind, _ in fenced] == ["python", "text"] * 2
-    blocks = [(fenced[i][1], fenced[i + 1][1]) for i in (0, 2)]
-    names: dict[str, object] = {}
-    for code, expected in blocks:
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            exec(compile(code, "README.md", "exec"), names)
-        assert printed.getvalue() == expected
+    assert [kind for kind, _ in fenced] == ["python", "text"] * 3
+    with open_store(store_url) as store, running(Settings(), store) as url:
+        names: dict[str, object] = {"url": url}
+        for (_, code), (_, expected) in zip(fenced[::2], fenced[1::2], strict=True):
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                exec(compile(code, "README.md", "exec"), names)
+            assert printed.getvalue() == expected
 
 
 @pytest.mark.parametrize(
