@@ -47,7 +47,7 @@ def test_a_stranger_can_follow_it(tmp_path: Path, store_url: str) -> None:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stderr
