@@ -202,11 +202,19 @@ class ModelCache:
             return entry if entry is not None and self._clock() < self._due(entry) else None
 
     def hit(self, user: str, tenant: str = DEFAULT_TENANT) -> Entry | None:
-        """Return what ``get`` would without asking the store, and count it; None if it would."""
+        """Return what ``get`` would at once, and count it; None if it would wait, or ask the store.
+
+        On the hot path, where every call is felt.
+        """
+        owner = (tenant, user)
         with self._mutex:
-            entry = self._touched((tenant, user))
-            if entry is None or self._left(entry) <= self._ahead:
+            entry = self._models.touched(owner) or self._absent.touched(owner)
+            if entry is None:
                 return None
+            if entry.due - self._clock() <= self._ahead:
+                left = self._left(entry)  # as announcements have it
+                if left <= 0 or (left <= self._ahead and owner not in self._loads):
+                    return None
             self.figures.hits += 1
             return entry
 
@@ -226,11 +234,11 @@ class ModelCache:
             now = self._clock()
             old = self._touched(owner)
             left = -math.inf if old is None else self._left(old)
-            if old is not None and left > self._ahead:
+            load = self._loads.get(owner)
+            if old is not None and (left > self._ahead or (left > 0 and load is not None)):
                 self.figures.hits += 1
                 return old
             self.figures.misses += 1
-            load = self._loads.get(owner)
             mine = load is None and len(self._loads) < _MOST_LOADS
             if mine:
                 load = self._loads[owner] = _Load()

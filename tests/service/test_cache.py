@@ -368,6 +368,7 @@ def test_an_entry_in_use_is_renewed_behind_before_it_is_due(store: Store) -> Non
     assert cache.get(USER) is old  # nobody waits
     assert counting.entered.wait(30)
     assert cache.get(USER) is old
+    assert cache.hit(USER) is old  # for it is asked for already
     assert cache.peek(USER) is old
     counting.gate.set()
     clock.now += 0.25
