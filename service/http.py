@@ -34,10 +34,11 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from dataclasses import asdict
 from functools import partial
 from http import HTTPStatus
+from types import coroutine
 from typing import Any, Final, TypeAlias
 from urllib.parse import unquote
 
@@ -385,11 +386,32 @@ async def _whole(first: Message, receive: Receive, limit: int, deadline: float) 
 
 
 async def _message(receive: Receive, deadline: float) -> Message:
+    """Return the next part of a body; raises RequestError if it is late.
+
+    Mostly it is there already, and a timer would cost more than all the rest: so it is taken up to
+    where it would have to be waited for, before one is set.
+    """
+    steps: Generator[Any, None, Message] = receive().__await__()
+    try:
+        waits_for = next(steps)
+    except StopIteration as there:
+        message: Message = there.value
+        return message
     try:
         async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-            return await receive()
+            return await _rest(steps, waits_for)
     except TimeoutError:
         raise deadline_exceeded() from None
+
+
+@coroutine
+def _rest(steps: Generator[Any, None, Message], waits_for: object) -> Generator[Any, None, Message]:
+    """Go on with what has been begun, and waits for something."""
+    try:
+        yield waits_for
+    except BaseException as error:  # noqa: BLE001 - it is for what has been begun
+        steps.throw(error)
+    return (yield from steps)
 
 
 def _traceparent(scope: Scope) -> bytes | None:

@@ -6,9 +6,12 @@ Where a store has stopped, an answer proves that nobody waited for it: it would 
 from __future__ import annotations
 
 import asyncio
+import json
+import socket
 import threading
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 import grpc
 import pytest
@@ -94,6 +97,28 @@ def test_a_body_that_does_not_come_is_not_waited_for(store: Store) -> None:
         reply = call("POST", "/v1/score", b"", **head, perslm_timeout_ms="50")
         assert (reply.status, reply.json["error"]) == (504, "deadline_exceeded")
         call.close()
+
+
+def test_a_body_that_comes_in_pieces_is_waited_for(store: Store) -> None:
+    body = json.dumps(FIELDS).encode()
+    head = (
+        "POST /v1/score HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        f"connection: close\r\nperslm-timeout-ms: 30000\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    with running(settings(), store) as url:
+        call, place = Caller(url), urlsplit(url)
+        assert place.hostname
+        with socket.create_connection((place.hostname, place.port), 30) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for piece in (head.encode(), body[:20], body[20:40], body[40:]):
+                connection.sendall(piece)
+                assert call("GET", "/healthz").status == 200  # by now it has been looked at
+            received = b""
+            while part := connection.recv(1 << 16):
+                received += part
+        call.close()
+    assert received.startswith(b"HTTP/1.1 200")
+    assert json.loads(received.partition(b"\r\n\r\n")[2])["status"] == "ok"
 
 
 def test_calls_of_grpc_end_at_their_deadline(store: Store, raw_store: redis.Redis) -> None:
