@@ -270,6 +270,9 @@ class _HttpServer(uvicorn.Server):
         with self._listener.dup() as queue:
             for server in self.servers:
                 server.close()
+            self._listener.close()
+            for _ in range(2):  # then the loop has closed it as well: nothing is left but the queue
+                await asyncio.sleep(0)
             for _ in range(self.config.backlog):
                 try:
                     connection, _ = queue.accept()
