@@ -21,7 +21,7 @@ from perslm.errors import PerslmError
 from service.settings import Settings
 
 _MOST_BURSTS: Final = 4  # answered in one turn, whatever there was before
-_CALM_TURNS: Final = 16  # after which more may come again
+_CALM_TURNS: Final = 16  # after which twice as many may come
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -97,8 +97,9 @@ class Turn:
     again; so who arrives now waits for the rest of this turn and for the next. Bursts are answered,
     for they pass. But where two turns on end have more than the setting ``max_burst``, more arrives
     than can be answered, and the turns would grow until everybody waits for everybody. Then only an
-    eighth of that is answered in a turn, until for some turns no more than this has arrived: turns
-    are short, and who is let in is answered soon. For one event loop.
+    eighth of that is answered in a turn: turns are short, and who is let in is answered soon. Where
+    for some turns no more than this arrives, it becomes twice as much, and so on. For one event
+    loop.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -120,12 +121,13 @@ class Turn:
 
     def _end(self) -> None:
         now, self._now = self._now, 0
-        if now <= self._few:
-            self._calm += 1
-            if self._calm >= _CALM_TURNS:
-                self._allowed = self._most
-        else:
+        recovering = self._allowed < self._most
+        if now > self._burst and (recovering or self._before > self._burst):
+            self._allowed, self._calm = self._few, 0
+        elif now > self._allowed:
             self._calm = 0
-            if now > self._burst and self._before > self._burst:
-                self._allowed = self._few
+        elif recovering:
+            self._calm += 1
+            if self._calm == _CALM_TURNS:
+                self._allowed, self._calm = min(2 * self._allowed, self._most), 0
         self._before = now

@@ -38,8 +38,13 @@ def test_bursts_are_answered_and_a_flood_is_not() -> None:
     assert [turn_of(turn, n) for n in (33, 10, 4, 300)] == [4, 4, 4, 4]
     assert [turn_of(turn, 4) for _ in range(15)] == [4] * 15
     assert turn_of(turn, 5) == 4
-    assert [turn_of(turn, 4) for _ in range(16)] == [4] * 16
-    assert turn_of(turn, 32) == 32
+    for allowed in (8, 16):  # after some that were calm
+        assert [turn_of(turn, 4) for _ in range(16)] == [4] * 16
+        assert turn_of(turn, 30) == allowed
+    assert turn_of(turn, 40) == 16
+    assert turn_of(turn, 30) == 4  # not yet: from the beginning
+    assert [turn_of(turn, 4) for _ in range(16 * 5)] == [4] * 16 * 5
+    assert turn_of(turn, 300) == 128
 
 
 class Flood(Turn):
