@@ -8,9 +8,10 @@ ever has ciphertext. Needs the package ``cryptography``, the extra ``perslm[encr
     {"version": 1, "current": "6f1d…", "keys": [
       {"id": "6f1d…16 hex digits…", "key": "…32 bytes, base64…", "created": 1735689600}]}
 
-New data keys are wrapped by the current one; the others only unwrap. A program that meets a master
-key that it does not know reads the file again, if that has changed; a file that has become
-unreadable changes nothing.
+New data keys are wrapped by the current one; the others only unwrap. A program that wraps a key, or
+meets a master key that it does not know, reads the file again, if that has changed: so what runs
+while a key is added uses the new one from then on. A file that has become unreadable changes
+nothing.
 
 **Formats.** Integers are unsigned and big-endian, nonces are random, ``‖`` joins bytes, tags have
 16 bytes. A user's *place* is ``namespace ‖ 00 ‖ user id``, both in UTF-8, where the namespace is
@@ -189,6 +190,7 @@ class MasterKeys:
 
     def is_current(self, wrapped: bytes) -> bool:
         """Tell whether the current master key wraps ``wrapped``."""
+        self._refresh()
         return wrapped[_MASTER] == self._current
 
     def rewrapped(self, data_key: DataKey) -> bytes:
@@ -196,6 +198,7 @@ class MasterKeys:
         return self._wrap(data_key.wrapped[: _ID.stop], data_key._key, data_key._place)
 
     def _wrap(self, header: bytes, key: bytes, place: bytes) -> bytes:
+        self._refresh()  # or a rotation would leave behind what a program that ran wrapped after it
         with self._mutex:
             current = self._current
             cipher = self._ciphers[current]
@@ -206,9 +209,8 @@ class MasterKeys:
     def _cipher(self, master: bytes) -> Any:
         with self._mutex:
             found = self._ciphers.get(master)
-        if found is None and _stamp(self.path) != self._seen:
-            with contextlib.suppress(ArgumentError):  # then what it had before goes on
-                self._read()
+        if found is None:
+            self._refresh()
             found = self._ciphers.get(master)
         if found is None:
             raise DecryptionError(
@@ -216,6 +218,11 @@ class MasterKeys:
                 "add that key to the file",
             )
         return found
+
+    def _refresh(self) -> None:
+        if _stamp(self.path) != self._seen:
+            with contextlib.suppress(ArgumentError):  # then what it had before goes on
+                self._read()
 
     def _read(self) -> None:
         seen = _stamp(self.path)

@@ -349,6 +349,21 @@ def test_a_new_master_key_wraps_the_same_data_key(
     assert blobs(sealed) == [(1, 0, SECRET)], "opened before, it reads the file again"
 
 
+def test_what_runs_while_a_master_key_is_added_uses_it_from_then_on(
+    sealed: Store, key_file: Path, store_url: str
+) -> None:
+    """Else the old one, removed after a rotation, would still be in use."""
+    publish(sealed, SECRET)
+    old = encryption.read(key_file)[0]
+    encryption.add(key_file)
+    publish(sealed, SECRET, "bob")
+    assert sealed.protect(USER) == "rewrapped"
+    encryption.remove(key_file, old)
+    with open_store(store_url, master_keys=key_file) as store:
+        for user in (USER, "bob"):
+            assert blobs(store, user) == [(1, 0, SECRET)]
+
+
 def test_a_renewed_data_key_leaves_the_old_one_useless(
     sealed: Store, raw_store: redis.Redis
 ) -> None:
