@@ -306,9 +306,9 @@ def read(path: Path) -> tuple[str, list[MasterKey]]:
 def create(path: Path) -> MasterKey:
     """Make a file with one new key. Raises ArgumentError if it exists; OSError."""
     key = _new_key()
-    if path.exists():
-        raise ArgumentError(f"{path} exists: add a key to it with perslm keys master add")
     with _locked(path.resolve().parent):
+        if path.exists():
+            raise ArgumentError(f"{path} exists: add a key to it with perslm keys master add")
         _write(path, key.id, [key])
     return key
 

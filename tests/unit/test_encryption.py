@@ -492,6 +492,24 @@ def test_a_file_of_keys(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_of_two_who_make_the_file_at_once_one_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "master.json"
+    locked = encryption._locked
+    made = []
+
+    def late(directory: Path) -> object:
+        monkeypatch.setattr(encryption, "_locked", locked)
+        made.append(encryption.create(path))
+        return locked(directory)
+
+    monkeypatch.setattr(encryption, "_locked", late)
+    with pytest.raises(ArgumentError, match="exists"):
+        encryption.create(path)
+    assert encryption.read(path) == (made[0].id, made)
+
+
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
 def test_a_file_that_others_may_read_is_refused(key_file: Path, mode: int) -> None:
     key_file.chmod(mode)
