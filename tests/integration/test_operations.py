@@ -36,8 +36,9 @@ def test_a_stranger_can_follow_it(tmp_path: Path, store_url: str) -> None:
     assert len(blocks) > 8
     mail = str(FIXTURES / "mail" / "nora-engineer.mbox")
     script = "trap 'kill $(jobs -p)' EXIT\n" + "".join(blocks)
-    script = script.replace("MAIL", mail).replace("8443", str(free_port()))
-    script = script.replace("8444", str(free_port()))
+    script = script.replace("MAIL", mail)
+    for port in ("8443", "8444", "8446", "8447"):
+        script = script.replace(port, str(free_port()))
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {name: value for name, value in os.environ.items() if "PERSLM" not in name}
     environment |= {"PATH": path, "PERSLM_STORE": store_url, "COLUMNS": "200"}
