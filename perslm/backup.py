@@ -16,7 +16,6 @@ above, so that no number means two models to those who saw the ones that were lo
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ import msgpack
 
 from perslm import _store_keys as keys
 from perslm import _store_scripts as scripts
+from perslm.encryption import replacing
 from perslm.errors import SourceError
 from perslm.store import Store
 
@@ -65,17 +65,8 @@ def backup(store: Store, path: Path, progress: Progress) -> tuple[int, int]:
 
     The file may be read by its owner only. Raises StoreError, OSError.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            counted = _write(store, file, progress)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return counted
+    with replacing(path) as file:
+        return _write(store, file, progress)
 
 
 def restore(store: Store, path: Path, progress: Progress) -> Restored:

@@ -64,12 +64,13 @@ import json
 import os
 import re
 import secrets
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from perslm.errors import ArgumentError, DecryptionError, MissingExtraError
 
@@ -362,17 +363,32 @@ def _write(path: Path, current: str, keys: list[MasterKey]) -> None:
         {"id": key.id, "key": base64.b64encode(key.key).decode(), "created": key.created}
         for key in keys
     ]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    content = json.dumps({"version": _VERSION, "current": current, "keys": rows}, indent=2) + "\n"
+    with replacing(path) as file:
+        file.write(content.encode())
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write that takes the place of ``path``: whole, or not at all.
+
+    Only its owner may read it. It is on the disk when this has ended.
+    """
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump({"version": _VERSION, "current": current, "keys": rows}, file, indent=2)
-            file.write("\n")
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)  # else the new name could be lost, and what was encrypted with it
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(directory)
 
 
 @contextlib.contextmanager

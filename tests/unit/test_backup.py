@@ -155,6 +155,21 @@ def test_a_backup_that_is_not_whole_changes_nothing(
         assert raw_store.dbsize() == 0
 
 
+def test_a_backup_that_fails_leaves_the_one_before(store: Store, tmp_path: Path) -> None:
+    publish(store, b"one", "ann")
+    saved(store, tmp_path / "b")
+    before = (tmp_path / "b").read_bytes()
+
+    class Full(Silent):
+        def advance(self, amount: int) -> None:
+            raise OSError("no space left on device")
+
+    with pytest.raises(OSError, match="space"):
+        backup(store, tmp_path / "b", Full())
+    assert (tmp_path / "b").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
 def test_an_empty_store(store: Store, tmp_path: Path) -> None:
     assert saved(store, tmp_path / "b") == (0, 0)
     assert put_back(store, tmp_path / "b") == Restored(0, 0, 0)

@@ -1,6 +1,7 @@
 """Encryption at rest: what the page says, read by other code; nothing altered or moved is accepted.
 
-``perslm keys`` and rotation while others work are in tests/integration/test_rotation.py.
+The file of master keys is in test_master_keys.py, ``perslm keys`` and rotation while others work in
+tests/integration/test_rotation.py.
 """
 
 from __future__ import annotations
@@ -8,8 +9,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +24,6 @@ from perslm import encryption
 from perslm.errors import (
     ArgumentError,
     DecryptionError,
-    MissingExtraError,
     NoModelError,
     PublishConflictError,
     StoreError,
@@ -470,117 +468,3 @@ def test_of_racing_first_publishers_one_wins(sealed: Store) -> None:
     stored = sealed.fetch(USER)
     assert stored is not None
     assert stored.blob == b"racer %d" % results.index(1)
-
-
-# The file of master keys
-
-
-def test_a_file_of_keys(tmp_path: Path) -> None:
-    path = tmp_path / "master.json"
-    first = encryption.create(path)
-    second = encryption.add(path)
-    assert encryption.read(path) == (second.id, [first, second])
-    assert path.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(ArgumentError, match="current"):
-        encryption.remove(path, second.id)
-    with pytest.raises(ArgumentError, match="master list"):
-        encryption.remove(path, "0" * 16)
-    encryption.remove(path, first.id)
-    assert encryption.read(path) == (second.id, [second])
-    with pytest.raises(ArgumentError, match="exists"):
-        encryption.create(path)
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_of_two_who_make_the_file_at_once_one_wins(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "master.json"
-    locked = encryption._locked
-    made = []
-
-    def late(directory: Path) -> object:
-        monkeypatch.setattr(encryption, "_locked", locked)
-        made.append(encryption.create(path))
-        return locked(directory)
-
-    monkeypatch.setattr(encryption, "_locked", late)
-    with pytest.raises(ArgumentError, match="exists"):
-        encryption.create(path)
-    assert encryption.read(path) == (made[0].id, made)
-
-
-@pytest.mark.parametrize("mode", [0o640, 0o604, 0o660])
-def test_a_file_that_others_may_read_is_refused(key_file: Path, mode: int) -> None:
-    key_file.chmod(mode)
-    with pytest.raises(ArgumentError, match="chmod 600"):
-        open_store("redis://localhost", master_keys=key_file)
-
-
-def test_a_file_that_breaks_while_it_is_in_use_takes_no_key_away(
-    sealed: Store, store_url: str, key_file: Path
-) -> None:
-    publish(sealed, SECRET)
-    good = key_file.read_text()
-    new = encryption.add(key_file)
-    with open_store(store_url, master_keys=key_file) as store:
-        publish(store, SECRET, "bob")
-        whole = key_file.read_text()
-        for broken in ("", "{", good.replace("version", "v")):
-            key_file.write_text(broken)
-            assert new.id in refused(sealed, "bob")
-            assert sealed.fetch(USER)
-        key_file.unlink()
-        assert new.id in refused(sealed, "bob")
-        key_file.touch(0o600)
-        key_file.write_text(whole)
-        assert sealed.fetch("bob")
-
-
-def test_what_is_not_a_file_of_keys(key_file: Path) -> None:
-    good = json.loads(key_file.read_text())
-    key = good["keys"][0]
-    wrong: list[object] = [
-        None, [], {}, {**good, "version": 2}, {**good, "current": "0" * 16}, {**good, "keys": {}},
-        {**good, "keys": [key, key]}, {**good, "keys": []},
-        *({**good, "keys": [{**key, **change}]} for change in (
-            {"id": "x" * 16}, {"id": 1}, {"key": "AAAA"}, {"key": "***"}, {"key": 1},
-            {"created": "now"},
-        )),
-    ]  # fmt: skip
-    texts = ["", "{", "[" * 100_000, *(json.dumps(value) for value in wrong)]
-    for text in texts:
-        key_file.write_text(text)
-        with pytest.raises(ArgumentError) as caught:
-            open_store("redis://localhost", master_keys=key_file)
-        assert key["key"] not in str(caught.value)
-    with pytest.raises(ArgumentError, match="keys master new"):
-        open_store("redis://localhost", master_keys=key_file.with_name("nothing"))
-
-
-def test_the_environment_names_the_file(
-    store_url: str, key_file: Path, monkeypatch: pytest.MonkeyPatch, store: Store
-) -> None:
-    monkeypatch.setenv("PERSLM_MASTER_KEYS", str(key_file))
-    with open_store(store_url) as sealed:
-        publish(sealed, SECRET)
-    refused(store)
-
-
-def test_without_the_package_only_encryption_is_missing(tmp_path: Path, key_file: Path) -> None:
-    program = f"""
-import sys
-sys.modules["cryptography"] = None
-import perslm
-from perslm.errors import MissingExtraError
-perslm.open_store("redis://localhost")
-try:
-    perslm.open_store("redis://localhost", master_keys={str(key_file)!r})
-except MissingExtraError as error:
-    print(error.extra)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
-    )
-    assert done.stdout == "encryption\n"
-    assert issubclass(MissingExtraError, ImportError)
