@@ -12,10 +12,12 @@ SLOTS: Final = 8
 USER_ID_BYTES: Final = 256
 DEFAULT_TENANT: Final = "default"
 
+_TENANT: Final = re.compile(r"[A-Za-z0-9_-]{1,40}")
+
 
 def check_tenant(name: str) -> None:
     """Raise ArgumentError unless ``name`` can be a tenant's."""
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", name):
+    if not _TENANT.fullmatch(name):
         raise ArgumentError("a tenant is 1 to 40 letters, digits, '_' or '-'")
 
 
@@ -66,9 +68,10 @@ def owner(head: str, installation: str) -> tuple[str, str] | None:
 def _tenant(namespace: str, installation: str) -> str | None:
     if namespace == installation:
         return DEFAULT_TENANT
-    if namespace.startswith(f"{installation}."):
-        return namespace[len(installation) + 1 :]
-    return None
+    name = namespace.removeprefix(f"{installation}.")
+    if name in (namespace, DEFAULT_TENANT) or not _TENANT.fullmatch(name):
+        return None  # of another installation, such as perslm.staging of the tenant acme
+    return name
 
 
 def vocabulary(namespace: str, fingerprint: str) -> str:

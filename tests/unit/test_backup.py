@@ -155,6 +155,17 @@ def test_a_backup_that_is_not_whole_changes_nothing(
         assert raw_store.dbsize() == 0
 
 
+def test_keys_of_others_on_the_server_are_none_of_ours(
+    store: Store, raw_store: redis.Redis, tmp_path: Path
+) -> None:
+    publish(store, b"one", "ann")
+    for place in ("perslm.staging.acme", "perslm.default", "perslm. ", "perslm.", "perslmx"):
+        raw_store.copy("perslm:head:{ann}", f"{place}:head:{{bob}}")
+        raw_store.set(f"{place}:vocabulary:f1", b"theirs")
+    assert list(store.owners()) == [("default", "ann")]
+    assert saved(store, tmp_path / "b") == (1, 0)
+
+
 def test_a_backup_that_fails_leaves_the_one_before(store: Store, tmp_path: Path) -> None:
     publish(store, b"one", "ann")
     saved(store, tmp_path / "b")
