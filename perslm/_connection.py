@@ -92,8 +92,11 @@ class Connection:
             self.drop_idle()
 
     def close_with_me(self, follower: _Closable) -> None:
-        """Close ``follower`` when this is closed."""
-        self._followers.add(follower)
+        """Close ``follower`` when this is closed, or at once if it is."""
+        with self._mutex:
+            self._followers.add(follower)
+            if self._closed:
+                follower.close()
 
     def close(self) -> None:
         """Close all connections; an embedded server stops when its last user has closed."""

@@ -284,3 +284,12 @@ def test_a_server_that_forbids_the_channel_takes_deletions_only_and_says_why(
         assert not thread.is_alive()
     finally:
         raw_store.acl_deluser("builder")
+
+
+def test_a_store_that_was_closed_has_no_changes_to_wait_for(store_url: str) -> None:
+    store = open_store(store_url)
+    store.close()
+    with following(store) as follower:
+        follower.thread.join(LONG)
+        assert not follower.thread.is_alive()
+        assert follower.heard.empty()
