@@ -289,7 +289,9 @@ def test_a_server_that_forbids_the_channel_takes_deletions_only_and_says_why(
 def test_a_store_that_was_closed_has_no_changes_to_wait_for(store_url: str) -> None:
     store = open_store(store_url)
     store.close()
-    with following(store) as follower:
-        follower.thread.join(LONG)
-        assert not follower.thread.is_alive()
-        assert follower.heard.empty()
+    follower = Follower(store)
+    follower.thread.join(LONG)
+    ended = not follower.thread.is_alive()
+    follower.changes.close()
+    assert ended
+    assert follower.heard.empty()
