@@ -59,17 +59,22 @@ class Monitor:
     _context: ssl.SSLContext | None = field(init=False, default=None, repr=False)
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
         self.location = self.url
-        if _socket_path(self.url) is not None:
-            return
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
-            raise ArgumentError(_FORMS)
-        if parts.username is not None:
-            raise ArgumentError("give a token with --token, no password in the URL")
         if self.token is not None and not re.fullmatch(r"[!-~]+", self.token):
             raise ArgumentError("a token is ASCII text without spaces: is a line end in it?")
-        if parts.scheme == "https":
+        is_tls = False
+        if _socket_path(self.url) is None:
+            try:
+                parts = urlsplit(self.url)
+                is_url = bool(parts.hostname) and parts.port != 0 and not parts.query
+            except ValueError:  # of a port, or an address, that is none
+                raise ArgumentError(_FORMS) from None
+            if parts.scheme not in ("http", "https") or not is_url:
+                raise ArgumentError(_FORMS)
+            if parts.username is not None:
+                raise ArgumentError("give a token with --token, no password in the URL")
+            is_tls = parts.scheme == "https"
+        if is_tls:
             self._context = ssl.create_default_context(cafile=self.ca)
             if self.cert is not None:
                 self._context.load_cert_chain(self.cert)

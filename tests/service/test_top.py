@@ -221,11 +221,17 @@ def drained(terminal: int) -> bytes:
         ("http://name:word@127.0.0.1:1", {}),
         ("http://127.0.0.1:1", {"ca": "ca.pem"}),
         ("http://127.0.0.1:1", {"token": "two words"}),
+        ("unix:/run/perslm.sock", {"token": "a line end\n"}),
+        ("unix:/run/perslm.sock", {"ca": "ca.pem"}),
+        ("http://127.0.0.1:x", {}),
+        ("http://127.0.0.1:99999", {}),
+        ("http://[127.0.0.1", {}),
     ],
 )
 def test_what_cannot_be_asked_is_said_at_once(url: str, options: dict[str, str]) -> None:
-    with pytest.raises(ArgumentError):
+    with pytest.raises(ArgumentError) as caught:
         Monitor(url, **options)
+    assert "line end\n" not in str(caught.value)
 
 
 def test_a_page_that_is_not_the_services_is_no_answer(store: Store) -> None:
