@@ -80,6 +80,16 @@ def supervise(settings: Settings, on_ready: Callable[[list[str]], None]) -> None
         _Supervisor(settings, listener, on_ready).run()
 
 
+def pause_seconds(deaths: int) -> float:
+    """Return how long after so many deaths in a row, at least one, another worker starts."""
+    seconds = _FIRST_PAUSE_SECONDS
+    for _ in range(deaths - 1):
+        seconds *= 2
+        if seconds >= _LONGEST_PAUSE_SECONDS:
+            return _LONGEST_PAUSE_SECONDS
+    return seconds
+
+
 @dataclass(frozen=True, slots=True)
 class _Task:
     """What a worker is told when it starts; numbers of files are of those that it inherits."""
@@ -231,7 +241,7 @@ class _Supervisor:
                 f"no worker is left, and the last {self._deaths} ended soon after their start, "
                 f"the last one {how}: the log says more"
             )
-        pause = min(_FIRST_PAUSE_SECONDS * 2 ** (self._deaths - 1), _LONGEST_PAUSE_SECONDS)
+        pause = pause_seconds(self._deaths)
         _log.warning("a worker ended %s: another starts in %.1f s", how, pause)
         self._due[place] = now + pause
 

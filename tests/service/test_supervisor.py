@@ -23,6 +23,7 @@ from grpc_health.v1 import health_pb2
 from perslm.store import Store, open_store
 from service import keyfile
 from service.grpc import SERVICE
+from service.supervisor import pause_seconds
 from tests.service.grpc_server import CallRefusedError, GrpcCaller, score_request
 from tests.service.server import Caller, arrays
 from tests.service.support import (
@@ -376,6 +377,13 @@ def test_it_gives_up_when_no_worker_can_live(store: Store, store_url: str, tmp_p
     assert "no worker is left" in last
     assert any("another starts" in json.loads(line)["message"] for line in lines)
     assert any("cannot start" in json.loads(line)["message"] for line in lines)
+
+
+def test_the_pause_before_another_worker_has_a_bound() -> None:
+    """For hours: the others go on meanwhile."""
+    pauses = [pause_seconds(deaths) for deaths in range(1, 3000)]
+    assert pauses[:6] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2]
+    assert set(pauses[6:]) == {5.0}
 
 
 @pytest.mark.parametrize(
