@@ -218,6 +218,12 @@ class GrpcWire:
 
     def send(self, request: GrpcRequest, until: float) -> GrpcReply | StreamReply:
         """Send a request and return the reply."""
+        try:
+            return self._send(request, until)
+        except ValueError:  # gRPC's word for a channel that is closed
+            raise UnansweredError(self._calls.location, "closed", sent=False) from None
+
+    def _send(self, request: GrpcRequest, until: float) -> GrpcReply | StreamReply:
         if request.line is not None:
             assert isinstance(request.line, _Line)
             return StreamReply.of(request.line.exchange(request, until))

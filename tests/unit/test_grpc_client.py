@@ -15,6 +15,7 @@ import grpc
 import numpy as np
 import pytest
 
+import perslm
 from perslm.client import Client
 from perslm.errors import ArgumentError, NoModelError, ServiceError
 from perslm.v1 import scorer_pb2
@@ -179,6 +180,18 @@ def test_a_service_that_is_not_there(tmp_path: Path) -> None:
             for call in (client.info, client.forget):
                 with pytest.raises(ServiceError, match="perslm serve"):
                     call("u")
+
+
+def test_a_client_that_was_closed_is_harmless() -> None:
+    with service(lambda body: scores()) as (url, _):
+        with perslm.Client(url, pause=0) as client:
+            model = client.model("u", FINGERPRINT)
+            states = model.states([[2], [3]])
+            assert np.isfinite(model.score(states, [[2, 3, 4]] * 2)[0]).any()
+        harmless(model)
+        assert client.fetch("u").reason == "degraded"
+        with pytest.raises(ServiceError, match="closed"):
+            client.info("u")
 
 
 def test_a_service_that_hangs_costs_one_timeout() -> None:
