@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from perslm.vocabulary import Vocabulary
 
 _FETCHED_MODELS: Final = 64
+_LONGEST_TIMEOUT: Final = 1_000_000  # sockets take no more than 2³¹ ms
 
 
 class Asking:
@@ -40,8 +41,11 @@ class Asking:
     def __init__(
         self, calls: Calls, *, timeout: float, strict: bool, pause: float, stale_seconds: float
     ) -> None:
-        if not timeout > 0 or not pause >= 0 or not stale_seconds >= 0:
-            raise ArgumentError("a timeout is above 0 seconds, a pause and stale_seconds not below")
+        if not 0 < timeout <= _LONGEST_TIMEOUT or not pause >= 0 or not stale_seconds >= 0:
+            raise ArgumentError(
+                f"a timeout is above 0 and at most {_LONGEST_TIMEOUT} seconds, a pause and "
+                "stale_seconds are not below 0"
+            )
         self.calls = calls
         self.timeout = timeout
         self.strict = strict

@@ -530,6 +530,8 @@ def test_metadata_that_cannot_be_is_not_believed(info: dict[str, Any]) -> None:
         {"timeout": 0},
         {"timeout": -1},
         {"timeout": float("nan")},
+        {"timeout": float("inf")},
+        {"timeout": 1e10},
         {"pause": -1},
         {"stale_seconds": -1},
         {"stale_seconds": float("nan")},
