@@ -214,7 +214,7 @@ def checked(user: str) -> str:
     """Return a user id; raises ArgumentError if it cannot be sent."""
     try:
         user.encode()
-    except UnicodeEncodeError:
+    except (UnicodeEncodeError, AttributeError):  # the latter of what is no text
         raise ArgumentError("a user id must be valid Unicode text") from None
     return user
 

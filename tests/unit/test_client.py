@@ -459,8 +459,10 @@ def test_the_caller_s_mistakes_are_errors_always() -> None:
             model.states([[-1]])
         with pytest.raises(ArgumentError, match="at least 1"):
             model.continuations(states, 0)
-        with pytest.raises(ArgumentError, match="Unicode"):
-            client.model("\ud800")
+        for ask in (client.model, client.fetch, client.info, client.forget):
+            for user in ("\ud800", None, 7, b"u"):
+                with pytest.raises(ArgumentError, match="Unicode"):
+                    ask(user)
 
 
 @pytest.mark.parametrize(
