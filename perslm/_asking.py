@@ -155,6 +155,7 @@ class Asking:
             if forgets != self._forgets:
                 return
             self._fetched[user, weight] = model, vouched
+            self._fetched.move_to_end((user, weight))
             if len(self._fetched) > _FETCHED_MODELS:
                 self._fetched.popitem(last=False)
 

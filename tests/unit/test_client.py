@@ -574,6 +574,21 @@ def test_a_fetched_model_ages_while_the_service_is_away(monkeypatch: pytest.Monk
     assert len(asked) == 6
 
 
+def test_the_models_that_were_used_last_are_kept() -> None:
+    def script(method: str, path: str, body: bytes) -> tuple[int, bytes, dict[str, str]]:
+        user = path.split("/")[3]
+        sent.append(user)
+        return (200, BLOB, {"perslm-generation": "4"}) if sent.count(user) == 1 else (304, b"", {})
+
+    sent: list[str] = []
+    with service(script) as url, Client(url, timeout=30) as client:
+        model = client.fetch("often")
+        for i in range(2 * 64):
+            client.fetch(f"user-{i}")
+            assert client.fetch("often") is model
+        assert client.fetch("user-0").reason == "degraded"  # given up: a 304 is no answer
+
+
 @pytest.mark.parametrize("part", ["head", "body"])
 def test_a_service_that_drips_does_not_outlast_the_deadline(part: str) -> None:
     """Bytes come all the time: no wait is long, but all together would never end."""
