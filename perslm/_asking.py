@@ -52,12 +52,14 @@ class Asking:
         self.pause = pause
         self.stale_seconds = stale_seconds
         # by user and weight: the model, and when the service last vouched for it
-        self._fetched: OrderedDict[tuple[str, float], tuple[PersonalModel, float]] = OrderedDict()
+        self._fetched: OrderedDict[tuple[str, float | None], tuple[PersonalModel, float]] = (
+            OrderedDict()
+        )
         self._forgets = 0  # how many may have been done
         self._mutex = threading.Lock()
 
     def fetch(
-        self, user: str, vocabulary: str | Vocabulary | None, weight: float
+        self, user: str, vocabulary: str | Vocabulary | None, weight: float | None
     ) -> Steps[PersonalModel | NullModel]:
         """Download the user's model."""
         try:
@@ -113,7 +115,7 @@ class Asking:
             return reason if reason in UNABLE else "degraded"
         return "ok"
 
-    def _download(self, user: str, weight: float) -> Steps[PersonalModel]:
+    def _download(self, user: str, weight: float | None) -> Steps[PersonalModel]:
         asked = monotonic()
         with self._mutex:
             kept, _ = self._fetched.get((user, weight), (None, 0.0))
@@ -138,7 +140,7 @@ class Asking:
         self._keep(user, weight, model, asked, forgets)
         return model
 
-    def _usable(self, user: str, weight: float) -> PersonalModel | None:
+    def _usable(self, user: str, weight: float | None) -> PersonalModel | None:
         """Return the model that was fetched before, if it may be used without being vouched for."""
         with self._mutex:
             model, vouched = self._fetched.get((user, weight), (None, 0.0))
@@ -148,7 +150,7 @@ class Asking:
         return model
 
     def _keep(
-        self, user: str, weight: float, model: PersonalModel, vouched: float, forgets: int
+        self, user: str, weight: float | None, model: PersonalModel, vouched: float, forgets: int
     ) -> None:
         """Keep a model, unless a deletion came between."""
         with self._mutex:
@@ -159,7 +161,7 @@ class Asking:
             if len(self._fetched) > _FETCHED_MODELS:
                 self._fetched.popitem(last=False)
 
-    def _drop(self, user: str, weight: float) -> None:
+    def _drop(self, user: str, weight: float | None) -> None:
         with self._mutex:
             self._fetched.pop((user, weight), None)
 

@@ -4,7 +4,7 @@ An :class:`Engine` is a user's counts compiled for scoring. It knows no weight Î
 makes no array: it takes numpy arrays of exactly the dtypes that it names, C-contiguous, and fills
 those that it is given. :func:`compile_counts` makes one. Native engines are ``_native.Model`` of
 ``perslm._kernel``; here is their contract, and the twin that keeps it with nothing but numpy, on
-the readable ``perslm.katz`` and ``perslm.automaton``.
+the readable ``perslm.katz``, ``perslm.backoff`` and ``perslm.automaton``.
 
 States are numbers that mean something to the engine which gave them, and to no other: the two
 implementations number them differently.
@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from perslm import _backend, automaton, katz
+from perslm import _backend, automaton, backoff, katz
 from perslm.automaton import ROOT, Automaton
+from perslm.backoff import FEATURES, Gates
 from perslm.counts import Counts, Int64Array, UInt32Array
 from perslm.errors import ArgumentError
 from perslm.interpolate import Float32Array, mix_with_numpy
+from perslm.katz import Float64Array
 
 if TYPE_CHECKING:
     from perslm._kernel import _native
@@ -88,6 +90,9 @@ class Engine(Protocol):
     def states(self, ids: TokenIds, begins: Int64Array, out: UInt32Array) -> None:
         """Fill uint32[n] with the states after the histories ``ids[begins[i] : begins[i + 1]]``."""
 
+    def weights(self, states: UInt32Array, out: Float32Array) -> None:
+        """Fill float32[n] with Î» as the estimator has it; 1 for Katz, which knows no global LM."""
+
     def step(self, state: int, token: int) -> tuple[float, int]:
         """Return ln p(token | state) and the state behind it; TypeError if one is no integer."""
 
@@ -125,22 +130,35 @@ class Engine(Protocol):
         """
 
 
-def compile_counts(counts: Counts | _native.Counts) -> Engine:
-    """Return an engine for ``counts``. Raises ArgumentError if they break a rule of counts."""
+def compile_counts(counts: Counts | _native.Counts, gates: Gates | None = None) -> Engine:
+    """Return an engine for ``counts``: Katz, or with ``gates`` one that backs off into a global LM.
+
+    Raises ArgumentError if the counts break a rule of counts, or the gates are for another order.
+    """
+    if gates is not None and gates.table.shape != (counts.order, FEATURES + 1):
+        raise ArgumentError("gates need a row for each order: these are of another model")
     if _backend.native is None:
         assert isinstance(counts, Counts)
-        return NumpyEngine(counts)
-    engine: Engine = _backend.native.Model(
-        counts.to_native() if isinstance(counts, Counts) else counts
-    )
+        return NumpyEngine(counts, gates)
+    native = counts.to_native() if isinstance(counts, Counts) else counts
+    make = _backend.native.Model
+    engine: Engine = make(native) if gates is None else make(native, gates.table)
     return engine
 
 
 class NumpyEngine:
     """The twin of the native engine: the automaton, walked by numpy."""
 
-    def __init__(self, counts: Counts) -> None:
-        estimated = katz.estimate(counts)
+    def __init__(self, counts: Counts, gates: Gates | None = None) -> None:
+        self.fell_back: tuple[int, ...] = ()
+        estimated: katz.Katz | backoff.Backoff
+        if gates is None:
+            estimated = katz.estimate(counts)
+            self.fell_back = estimated.fell_back
+            self._weight = None
+        else:
+            estimated = backoff.estimate(counts, gates)
+            self._weight = _by_state(counts, estimated.weight)
         self._model = automaton.build(counts, estimated)
         self._events, self._event_of_arc, self._eos_event = _events(self._model)
         self.order = counts.order
@@ -148,14 +166,13 @@ class NumpyEngine:
         self.tokens = int(self._model.total[ROOT])
         self.vocabulary_size = counts.specials.size
         self.ngrams = counts.ngrams
-        self.fell_back = estimated.fell_back
         self.event_count = len(self._events)
 
     @property
     def nbytes(self) -> int:
         """As :class:`Engine`; what lookups cache in the automaton is counted from the start."""
         model = self._model
-        arrays = [v for v in vars(model).values() if isinstance(v, np.ndarray)]
+        arrays = [v for v in [*vars(model).values(), self._weight] if isinstance(v, np.ndarray)]
         cached = model.arcs * (4 + 8) if "_keys" not in vars(model) else 0
         return cached + sum(a.nbytes for a in [*arrays, self._events, self._event_of_arc])
 
@@ -172,6 +189,11 @@ class NumpyEngine:
         """As :class:`Engine`."""
         self.check(np.array([state], np.uint32))
         return int(self._model.state_order[state])
+
+    def weights(self, states: UInt32Array, out: Float32Array) -> None:
+        """As :class:`Engine`."""
+        self.check(states)
+        out[:] = 1 if self._weight is None else self._weight[states]
 
     def states(self, ids: TokenIds, begins: Int64Array, out: UInt32Array) -> None:
         """As :class:`Engine`."""
@@ -275,6 +297,13 @@ def _known(ids: TokenIds) -> Int64Array:
     if wide.size and wide.min() < 0:
         raise ArgumentError("a token id is negative")
     return np.minimum(wide, OUTSIDE)
+
+
+def _by_state(counts: Counts, values: tuple[Float64Array, ...]) -> Float64Array:
+    """Return the values of contexts, given by level, in the order of the automaton's states."""
+    return np.concatenate(
+        [value[ids >= 0] for value, ids in zip(values, automaton.state_ids(counts), strict=True)]
+    )
 
 
 def _events(model: Automaton) -> tuple[Int64Array, Int64Array, int]:

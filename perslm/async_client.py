@@ -23,7 +23,7 @@ from perslm._asking import Asking, ClientBase, credentials_of
 from perslm._steps import AsyncWire, Steps, T, run_async
 from perslm._transport import open_async_transport
 from perslm.counts import UInt32Array
-from perslm.interpolate import DEFAULT_WEIGHT, Float32Array
+from perslm.interpolate import Float32Array
 from perslm.model import Candidates, NullModel, PersonalModel, States
 from perslm.remote import RemoteBase
 
@@ -83,7 +83,7 @@ class AsyncClient(ClientBase):
         user: str,
         vocabulary: str | Vocabulary | None = None,
         *,
-        weight: float = DEFAULT_WEIGHT,
+        weight: float | None = None,
     ) -> PersonalModel | NullModel:
         """Download the user's model, to score in process, without awaiting; see ``Client.fetch``.
 

@@ -32,6 +32,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from perslm.backoff import Backoff
 from perslm.counts import AnyIntegers, Counts, Int64Array, Specials, UInt32Array, pair_keys
 from perslm.errors import AutomatonError
 from perslm.katz import Float64Array, Katz
@@ -50,7 +51,7 @@ class Path:
 
 @dataclass(frozen=True, eq=False)
 class Automaton:
-    """A Katz-backoff automaton. All arrays are indexed by state or by arc.
+    """A backoff automaton. All arrays are indexed by state or by arc.
 
     By state: ``arc_begin`` int64[states + 1], ``backoff_state`` uint32 (the root's is the root),
     ``backoff_weight`` float64 (−ln α; the root's is infinite), ``final_weight`` float64,
@@ -241,16 +242,22 @@ class Automaton:
             raise AutomatonError(problem, int(states[np.argmin(ok)]))
 
 
-def build(counts: Counts, katz: Katz) -> Automaton:
-    """Return the automaton of a Katz model; linear in the number of n-grams."""
-    eos, bos = counts.specials.eos, counts.specials.bos
-    # ids[k]: the state of each k-gram, where it has one
+def state_ids(counts: Counts) -> list[Int64Array]:
+    """Return the state of each k-gram, k = 0 … order−1; −1 for one that ends in ``</s>``."""
     ids: list[Int64Array] = [np.zeros(1, np.int64)]
     states = 1
     for level in counts.levels[:-1]:
-        is_state = level.word != eos
+        is_state = level.word != counts.specials.eos
         ids.append(np.where(is_state, states + np.cumsum(is_state) - 1, -1))
         states += int(np.count_nonzero(is_state))
+    return ids
+
+
+def build(counts: Counts, katz: Katz | Backoff) -> Automaton:
+    """Return the automaton of a model, whatever estimated it; linear in the number of n-grams."""
+    eos, bos = counts.specials.eos, counts.specials.bos
+    ids = state_ids(counts)
+    states = 1 + sum(int(np.count_nonzero(at >= 0)) for at in ids[1:])
     backoff_state = np.zeros(states, np.uint32)
     backoff_weight = np.full(states, np.inf)
     final_weight = np.full(states, np.inf)

@@ -138,7 +138,7 @@ class PooledModel:
     def __init__(self, pooled: Counts, epsilon: float = 0.05) -> None:
         if not 0 < epsilon < 1:
             raise ArgumentError("epsilon must lie between 0 and 1")
-        self._model = PersonalModel.from_counts(pooled, Metadata("0" * 32))
+        self._model = PersonalModel.from_counts(pooled, Metadata("0" * 32), estimator="katz")
         self._epsilon = epsilon if pooled.tokens else 1.0  # of nothing: every word is as likely
 
     def logprobs(self, histories: Sequence[Sequence[int]]) -> Float32Array:

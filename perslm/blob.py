@@ -79,6 +79,7 @@ class Loaded:
     """A blob's content, its counts as the backend holds them."""
 
     specials: Specials
+    order: int
     counts: _native.Counts | Counts
     metadata: Metadata
 
@@ -189,7 +190,7 @@ def load(data: bytes) -> Loaded:
     if counts.tokens != tokens:
         raise BlobError("rule 14: the header announces another number of tokens", 40)
     metadata = Metadata(fingerprint.hex(), messages, source.hex(), created, weights)
-    return Loaded(specials, counts, metadata)
+    return Loaded(specials, order, counts, metadata)
 
 
 def _digest(text: str) -> bytes:

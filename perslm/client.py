@@ -40,7 +40,6 @@ from typing import TYPE_CHECKING, Any, Self
 from perslm._asking import Asking, ClientBase, credentials_of
 from perslm._steps import Steps, T, run
 from perslm._transport import open_transport
-from perslm.interpolate import DEFAULT_WEIGHT
 from perslm.model import NullModel, PersonalModel
 from perslm.remote import RemoteModel
 
@@ -113,7 +112,7 @@ class Client(ClientBase):
         user: str,
         vocabulary: str | Vocabulary | None = None,
         *,
-        weight: float = DEFAULT_WEIGHT,
+        weight: float | None = None,
     ) -> PersonalModel | NullModel:
         """Download the user's model, to score in process; a null model if it cannot be had.
 

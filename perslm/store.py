@@ -333,7 +333,7 @@ class Store:
         """Return the user's model, ready to score, or the null model that says why there is none.
 
         With ``vocabulary`` (or its fingerprint) the model must have been built with that one.
-        ``weight`` is λ, by default ``perslm.interpolate.DEFAULT_WEIGHT``. The null model's
+        ``weight`` is λ of every state, by default what the model's estimator says. The null model's
         ``reason`` is ``unknown_user``, ``store_unavailable``, ``bad_blob`` or
         ``vocabulary_mismatch``.
 
@@ -342,7 +342,6 @@ class Store:
             NoModelError, StoreError, BlobError, VocabularyMismatchError: those four reasons, only
                 if ``strict``.
         """
-        from perslm.interpolate import DEFAULT_WEIGHT
 
         # numpy and more: only who loads needs it
         from perslm.model import NullModel, PersonalModel, check_vocabulary
@@ -357,7 +356,7 @@ class Store:
             model = PersonalModel.from_blob(
                 stored.blob,
                 generation=stored.generation,
-                weight=DEFAULT_WEIGHT if weight is None else weight,
+                weight=weight,
             )
             check_vocabulary(vocabulary, model.vocabulary_fingerprint, model.vocabulary_size)
         except (StoreError, BlobError, VocabularyMismatchError) as error:

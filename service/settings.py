@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 from perslm.errors import ArgumentError
-from perslm.interpolate import DEFAULT_WEIGHT, check_weight
+from perslm.interpolate import check_weight
 
 _PREFIX: Final = "PERSLM_"
 _MIB: Final = 1 << 20
@@ -81,7 +81,7 @@ class Settings:
     master_keys: str | None = None
     http: str | None = None
     grpc: str | None = None
-    weight: float = DEFAULT_WEIGHT
+    weight: float | None = None
     insecure: bool = False
     cache_bytes: int = 512 * _MIB
     fresh_seconds: float = 1.0
@@ -115,7 +115,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.http is None and self.grpc is None:
             object.__setattr__(self, "http", "127.0.0.1:8377")
-        check_weight(self.weight)
+        if self.weight is not None:
+            check_weight(self.weight)
         for name in (
             "cache_bytes",
             "fresh_seconds",
@@ -241,6 +242,7 @@ _PARSERS: Final[dict[str, Callable[[str], Any]]] = {
     "str | None": str,
     "int": int,
     "float": float,
+    "float | None": float,
     "bool": _boolean,
 }
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections import namedtuple
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from perslm.backoff import FEATURES, Gates
 from perslm.counts import Counts
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,6 +47,16 @@ def sequence_lists(words: int = 4, first_word: int = 2) -> st.SearchStrategy[lis
     """Lists of sequences over a few words, so that counts repeat."""
     ids = st.lists(st.integers(first_word, first_word + words - 1), max_size=8)
     return st.lists(st.builds(Seq, ids, st.booleans(), st.booleans()), max_size=12)
+
+
+def some_gates(order: int, seed: int) -> Gates:
+    """Gates that nobody fitted, different for every seed."""
+    random = Random(seed)
+    rows = [
+        [random.uniform(-1, 1) for _ in range(FEATURES)] + [random.uniform(0.1, 0.95)]
+        for _ in range(order)
+    ]
+    return Gates(np.array(rows), np.array([0.3, 0.5, -0.4]))
 
 
 def arrays(counts: Counts) -> list[np.ndarray]:

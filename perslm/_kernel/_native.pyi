@@ -9,6 +9,7 @@ import numpy.typing as npt
 _UInt32: TypeAlias = npt.NDArray[np.uint32]
 _Int64: TypeAlias = npt.NDArray[np.int64]
 _Float32: TypeAlias = npt.NDArray[np.float32]
+_Float64: TypeAlias = npt.NDArray[np.float64]
 _TokenIds: TypeAlias = npt.NDArray[np.integer]
 _Level: TypeAlias = tuple[_UInt32, _UInt32, _UInt32, _Int64]
 
@@ -62,7 +63,7 @@ class Model:
     Arrays have exactly the dtypes and shapes named there and are C-contiguous, else TypeError.
     """
 
-    def __init__(self, counts: Counts) -> None: ...
+    def __init__(self, counts: Counts, gates: _Float64 = ...) -> None: ...
     @property
     def order(self) -> int: ...
     @property
@@ -83,6 +84,7 @@ class Model:
     def check(self, states: _UInt32) -> None: ...
     def context_length(self, state: int) -> int: ...
     def states(self, ids: _TokenIds, begins: _Int64, out: _UInt32) -> None: ...
+    def weights(self, states: _UInt32, out: _Float32) -> None: ...
     def step(self, state: int, token: int) -> tuple[float, int]: ...
     def score(
         self, states: _UInt32, candidates: _TokenIds, logprobs: _Float32, next: _UInt32
@@ -114,10 +116,10 @@ class Query:
     def k(self) -> int: ...
     @property
     def timeout_ms(self) -> int: ...
-    def answer(self, model: Model, weight: float, before: bytes, between: bytes) -> bytes:
+    def answer(self, model: Model, weight: float | None, before: bytes, between: bytes) -> bytes:
         """Return ``before``, λ float32[n], ``between`` and the candidates' ln p float32[n, k].
 
-        λ is ``weight`` for each history.
+        λ is ``weight`` for each history; if that is None, what the model says of its state.
         """
 
 def mix_columns(

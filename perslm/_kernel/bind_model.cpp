@@ -2,6 +2,8 @@
 // and fills those that it is given: perslm/model.py makes them.
 #include <nanobind/stl/unique_ptr.h>
 
+#include <algorithm>
+
 #include "bindings.hpp"
 #include "buffers.hpp"
 #include "mixture.hpp"
@@ -44,6 +46,20 @@ void events(const Model& model, nb::handle out) {
   std::copy(model.events().begin(), model.events().end(), to.data());
 }
 
+// A row for each order: the gate's coefficients, then the discount.
+std::vector<Gate> gates(nb::handle rows) {
+  const Array<const double> array(rows, "gates", 2);
+  constexpr size_t width = gate_features + 1;
+  require(array.shape(1) == width, "gates needs a column for each feature, and the discount");
+  std::vector<Gate> result(array.shape(0));
+  for (size_t k = 0; k < result.size(); ++k) {
+    const double* const row = array.data() + k * width;
+    std::copy_n(row, gate_features, result[k].coefficient.begin());
+    result[k].discount = row[gate_features];
+  }
+  return result;
+}
+
 void check(const Model& model, nb::handle states) {
   const Ids given(states, "states");
   const nb::gil_scoped_release released;
@@ -65,6 +81,14 @@ nb::tuple step(const Model& model, uint32_t state, std::int64_t id) {
   const auto known = static_cast<uint32_t>(id > UINT32_MAX ? UINT32_MAX : id);
   const Step result = model.step(state, known);
   return nb::make_tuple(result.logprob, result.next);
+}
+
+void weights(const Model& model, nb::handle states, nb::handle out) {
+  const Ids from(states, "states");
+  const Array<float> to(out, "out");
+  require(to.size() == from.size(), "out needs a place for each state");
+  const nb::gil_scoped_release released;
+  model.weights(from.data(), from.size(), to.data());
 }
 
 void score(const Model& model, nb::handle states, nb::handle candidates, nb::handle logprobs,
@@ -165,6 +189,12 @@ void bind_model(nb::module_& module) {
              return Model::compile(counts);
            }),
            nb::arg("counts"))
+      .def(nb::new_([](const Counts& counts, nb::handle rows) {
+             const std::vector<Gate> by_order = gates(rows);
+             const nb::gil_scoped_release released;
+             return Model::compile(counts, by_order);
+           }),
+           nb::arg("counts"), nb::arg("gates"))
       .def_prop_ro("order", &Model::order)
       .def_prop_ro("start", &Model::start)
       .def_prop_ro("tokens", &Model::tokens)
@@ -177,6 +207,7 @@ void bind_model(nb::module_& module) {
       .def("check", &check)
       .def("context_length", &Model::context_length)
       .def("states", &states)
+      .def("weights", &weights)
       .def("step", &step)
       .def("score", &score)
       .def("event_logprobs", &event_logprobs)

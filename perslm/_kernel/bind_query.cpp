@@ -1,4 +1,7 @@
 // Requests to score candidates, and the answers to them, as Python calls them.
+#include <nanobind/stl/optional.h>
+
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <optional>
@@ -45,8 +48,9 @@ nb::object request(Read read, nb::bytes body, size_t max_histories) {
 }
 
 // The float32 arrays λ [n] and ln p [n, k] behind what a format writes before each of them.
-nb::bytes answer(const Request& request, const Model& model, float weight, nb::bytes before,
-                 nb::bytes between) {
+// Without a weight, λ is the model's own, by state.
+nb::bytes answer(const Request& request, const Model& model, std::optional<float> weight,
+                 nb::bytes before, nb::bytes between) {
   const Query& query = request.query;
   const size_t values = query.n * query.k, weights_size = query.n * sizeof(float);
   const size_t size = before.size() + weights_size + between.size() + values * sizeof(float);
@@ -59,19 +63,27 @@ nb::bytes answer(const Request& request, const Model& model, float weight, nb::b
     at += n;
   };
   append(before.data(), before.size());
-  for (size_t i = 0; i < query.n; ++i) append(&weight, sizeof(weight));
+  char* const weights = at;
+  at += weights_size;
   append(between.data(), between.size());
   {
     std::optional<nb::gil_scoped_release> released;
     if (values > worth_releasing) released.emplace();
     const std::unique_ptr<uint32_t[]> states(new uint32_t[query.n + values]);
-    const std::unique_ptr<float[]> logprobs(new float[values]);
+    const std::unique_ptr<float[]> logprobs(new float[query.n + values]);
     uint32_t* const next = states.get() + query.n;
     model.states({query.ids.data(), query.ids.size(), TokenIds::uint32}, query.begins.data(),
                  query.n, states.get());
     model.score(states.get(), query.n, {query.candidates.data(), values, TokenIds::uint32},
                 logprobs.get(), next);
     append(logprobs.get(), values * sizeof(float));
+    float* const weight_of = logprobs.get() + values;
+    if (weight) {
+      std::fill_n(weight_of, query.n, *weight);
+    } else {
+      model.weights(states.get(), query.n, weight_of);
+    }
+    std::memcpy(weights, weight_of, weights_size);
   }
   return answered;
 }
@@ -89,7 +101,8 @@ void bind_query(nb::module_& module) {
       .def_prop_ro("n", [](const Request& request) { return request.query.n; })
       .def_prop_ro("k", [](const Request& request) { return request.query.k; })
       .def_prop_ro("timeout_ms", [](const Request& request) { return request.query.timeout_ms; })
-      .def("answer", &answer);
+      .def("answer", &answer, nb::arg("model"), nb::arg("weight").none(), nb::arg("before"),
+           nb::arg("between"));
 }
 
 }  // namespace perslm

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "backoff.hpp"
 #include "katz.hpp"
 #include "mixture.hpp"
 #include "packed.hpp"
@@ -18,12 +19,99 @@ using std::uint64_t;
 constexpr float infinity = std::numeric_limits<float>::infinity();
 constexpr size_t chunk = WordIndex<uint32_t>::batch;  // candidates that are looked up together
 
-// What a state knows: the arcs of its contexts of j words, and what it costs to fall back to them,
-// the sum of ln alpha over the longer contexts.
+// What a state knows: the arcs of its contexts of j words, and by what factor their n-grams count:
+// what the longer contexts leave to them, as the rule has it.
 struct Chain {
   size_t length = 0;  // words in the longest context
   std::array<Range, max_order> arcs{};
-  std::array<float, max_order> backoff{};
+  std::array<float, max_order> factor{};
+  float alone = 0;   // what is added to the logarithm of a word's own value, if nothing else is
+  float weight = 1;  // lambda
+};
+
+// A rule says what n-grams and contexts hold, and how that makes a probability. `fall` collects
+// the factors from the longest context, where it is `all`, to the root, and `scale` ends that;
+// `first` and `next` collect an event's values from the root to the longest n-gram, and `last`
+// makes ln p of them. `row` does first and last for all events.
+
+// Katz, in logarithms: an n-gram takes the place of a shorter one.
+class KatzRule {
+ public:
+  static constexpr double all = 0;
+  static constexpr float none = -infinity;  // of no event
+
+  explicit KatzRule(Katz&& katz) : value_(std::move(katz.logprob)) {
+    for (const auto& level : katz.log_backoff) {
+      log_backoff_.insert(log_backoff_.end(), level.begin(), level.end());
+    }
+  }
+
+  size_t bytes() const { return size_of(value_) + size_of(log_backoff_); }
+  float value(uint32_t index) const { return value_[index]; }
+  double fall(double factor, uint32_t entry) const {
+    return factor + static_cast<double>(log_backoff_[entry]);
+  }
+  void scale(Chain& chain, double factor) const { chain.alone = static_cast<float>(factor); }
+  void take_root(const std::vector<float>&) {}
+  static const float* log_root(const KatzRule&, const std::vector<float>& root) {
+    return root.data();
+  }
+
+  static float first(float factor, float value) { return factor + value; }
+  static float next(float, float factor, float value) { return factor + value; }
+  static float last(float logprob) { return logprob; }
+
+ private:
+  std::vector<float> value_;        // the distinct ln p
+  std::vector<float> log_backoff_;  // [context]
+};
+
+// Backing off into the global LM: the masses of an n-gram and of all shorter ones add up.
+class BackoffRule {
+ public:
+  static constexpr double all = 1;
+  static constexpr float none = 0;
+
+  explicit BackoffRule(Backoff&& backoff)
+      : value_(std::move(backoff.mass)), root_spoken_(backoff.root_spoken) {
+    size_t contexts = 0;
+    for (const auto& level : backoff.spoken) contexts += level.size();
+    spoken_.reserve(contexts);
+    for (const auto& level : backoff.spoken)
+      spoken_.insert(spoken_.end(), level.begin(), level.end());
+  }
+
+  size_t bytes() const { return size_of(value_) + size_of(spoken_) + size_of(log_root_); }
+  float value(uint32_t index) const { return value_[index]; }
+  double fall(double factor, uint32_t entry) const {
+    return factor * (1 - static_cast<double>(spoken_[entry]));
+  }
+  void scale(Chain& chain, double factor) const {
+    const double weight = 1 - factor * (1 - static_cast<double>(root_spoken_));
+    const double scale = weight > 0 ? 1 / weight : 0;
+    chain.weight = static_cast<float>(weight);
+    for (size_t j = 0; j <= chain.length; ++j) {
+      chain.factor[j] = static_cast<float>(static_cast<double>(chain.factor[j]) * scale);
+    }
+    chain.alone = std::log(chain.factor[0]);
+  }
+  void take_root(const std::vector<float>& root) {
+    log_root_.resize(root.size());
+    for (size_t e = 0; e < log_root_.size(); ++e) log_root_[e] = std::log(root[e]);
+  }
+  static const float* log_root(const BackoffRule& rule, const std::vector<float>&) {
+    return rule.log_root_.data();
+  }
+
+  static float first(float factor, float mass) { return factor * mass; }
+  static float next(float sum, float factor, float mass) { return sum + factor * mass; }
+  static float last(float probability) { return std::log(probability); }
+
+ private:
+  std::vector<float> value_;     // the distinct masses
+  std::vector<float> spoken_;    // [context]: the mass of all its n-grams; the rest it leaves
+  std::vector<float> log_root_;  // [event]
+  float root_spoken_;
 };
 
 struct Likely {
@@ -35,27 +123,30 @@ bool better(const Likely& a, const Likely& b) {
   return a.logprob > b.logprob || (a.logprob == b.logprob && a.event < b.event);
 }
 
-// `Index` numbers the words and the distinct log-probabilities of the model: 16 bits are enough for
-// nearly everybody.
-template <class Index>
+// `Index` numbers the words and the distinct values of the model: 16 bits are enough for nearly
+// everybody.
+template <class Index, class Rule>
 class Compiled final : public Model {
  public:
-  Compiled(const Counts& counts, const Katz& katz) {
+  // `value` says of each entry which of the rule's values it has; `seen` are the counts of single
+  // words that their probabilities follow.
+  Compiled(const Counts& counts, const std::vector<std::vector<uint32_t>>& value,
+           const std::vector<uint32_t>& seen, std::vector<int> fell_back, Rule&& rule)
+      : rule_(std::move(rule)) {
     specials_ = counts.specials;
     order_ = counts.order();
-    fell_back_ = katz.fell_back;
-    logprob_ = katz.logprob;
-    compile_words(counts, katz);
-    compile_arcs(counts, katz);
-    compile_contexts(counts, katz);
+    fell_back_ = std::move(fell_back);
+    compile_words(counts, value.front(), seen);
+    compile_arcs(counts, value);
+    compile_contexts(counts);
+    rule_.take_root(root_);
     start_ = order_ > 1 && bos_entry_ != none ? bos_entry_ + 1 : 0;
   }
 
   size_t bytes() const override {
     return sizeof(*this) + size_of(ngrams_) + size_of(fell_back_) + size_of(events_) +
-           size_of(logprob_) + words_.bytes() + size_of(root_) + size_of(by_probability_) +
-           arcs_.bytes() + size_of(value_) + first_arc_.bytes() + size_of(log_backoff_) +
-           size_of(shorter_);
+           rule_.bytes() + words_.bytes() + size_of(root_) + size_of(by_probability_) +
+           arcs_.bytes() + size_of(value_) + first_arc_.bytes() + size_of(shorter_);
   }
 
   void check(const uint32_t* states, size_t n) const override {
@@ -68,6 +159,11 @@ class Compiled final : public Model {
   }
 
   void states(TokenIds ids, const std::int64_t* begins, size_t n, uint32_t* out) const override;
+
+  void weights(const uint32_t* states, size_t n, float* out) const override {
+    check(states, n);
+    for (size_t i = 0; i < n; ++i) out[i] = chain_of(states[i]).weight;
+  }
 
   Step step(uint32_t state, uint32_t id) const override {
     check(state);
@@ -99,9 +195,10 @@ class Compiled final : public Model {
   }
 
  private:
-  void compile_words(const Counts& counts, const Katz& katz);
-  void compile_arcs(const Counts& counts, const Katz& katz);
-  void compile_contexts(const Counts& counts, const Katz& katz);
+  void compile_words(const Counts& counts, const std::vector<uint32_t>& value,
+                     const std::vector<uint32_t>& seen);
+  void compile_arcs(const Counts& counts, const std::vector<std::vector<uint32_t>>& value);
+  void compile_contexts(const Counts& counts);
 
   void check(uint32_t state) const {
     if (state == 0) return;
@@ -127,19 +224,21 @@ class Compiled final : public Model {
     Chain chain;
     chain.length = length(state);
     uint32_t entry = state - 1;
-    double sum = 0;
+    double factor = Rule::all;
+    chain.factor[chain.length] = static_cast<float>(factor);
     for (size_t j = chain.length; j > 0; --j) {
       chain.arcs[j] = {first_arc_[entry], first_arc_[entry + 1]};
       arcs_.prefetch(chain.arcs[j].begin);
       prefetch(value_.data() + chain.arcs[j].begin);
-      sum += static_cast<double>(log_backoff_[entry]);
-      chain.backoff[j - 1] = static_cast<float>(sum);
+      factor = rule_.fall(factor, entry);
+      chain.factor[j - 1] = static_cast<float>(factor);
       if (j > 2) {
         entry = shorter_[entry - level_begin(2)];
       } else if (j == 2) {
         entry = entry_of(arcs_[entry - level_begin(1)]);
       }
     }
+    rule_.scale(chain, factor);
     return chain;
   }
 
@@ -149,14 +248,20 @@ class Compiled final : public Model {
     const uint32_t event = words_.find(id, events_);
     Step result{-infinity, 0};
     if (event != none) {
-      result.logprob = chain.backoff[0] + root_[event];
+      float value = 0;
+      bool near = false;
       if (order_ > 1) result.next = entry_of(event) + 1;
       for (size_t j = 1; j <= chain.length; ++j) {
         const auto arc = arcs_.finder(chain.arcs[j])(static_cast<Index>(event));
         if (!arc.found) break;
-        result.logprob = chain.backoff[j] + logprob_[value_[arc.at]];
+        if (j == 1) {
+          value = Rule::first(chain.factor[0], root_[event]);
+          near = true;
+        }
+        value = Rule::next(value, chain.factor[j], rule_.value(value_[arc.at]));
         if (j + 1 < static_cast<size_t>(order_)) result.next = level_begin(1) + arc.at + 1;
       }
+      result.logprob = near ? Rule::last(value) : chain.alone + log_root()[event];
     }
     if (restarts(id)) result.next = start_;
     return result;
@@ -165,23 +270,24 @@ class Compiled final : public Model {
   void score_row(const Chain& chain, const uint32_t* ids, size_t n, float* logprobs,
                  uint32_t* next) const;
   void event_row(const Chain& chain, float* out) const;
+  const float* log_root() const { return Rule::log_root(rule_, root_); }
   void best(const Chain& chain, size_t k, std::vector<Likely>& found) const;
 
-  std::vector<float> logprob_;         // the distinct ones
+  Rule rule_;
   WordIndex<Index> words_;             // token id -> event
-  std::vector<float> root_;            // [event]: ln p of the word alone; and -inf for no event
+  std::vector<float> root_;            // [event]: the word's own value; and one for no event
   std::vector<Index> by_probability_;  // events, likeliest first
   uint32_t bos_entry_ = none, eos_entry_ = none, eos_event_ = none;
   std::array<uint32_t, max_order> level_begin_{};  // the first entry of each level
   Labels<Index> arcs_;
-  std::vector<Index> value_;        // [arc]: index into logprob_
-  Offsets first_arc_;               // [context]
-  std::vector<float> log_backoff_;  // [context]
-  std::vector<uint32_t> shorter_;   // [context of three or more words]: without its oldest word
+  std::vector<Index> value_;       // [arc]: which of the rule's values
+  Offsets first_arc_;              // [context]
+  std::vector<uint32_t> shorter_;  // [context of three or more words]: without its oldest word
 };
 
-template <class Index>
-void Compiled<Index>::compile_words(const Counts& counts, const Katz& katz) {
+template <class Index, class Rule>
+void Compiled<Index, Rule>::compile_words(const Counts& counts, const std::vector<uint32_t>& value,
+                                          const std::vector<uint32_t>& seen) {
   const Level& level = counts.levels.front();
   tokens_ = counts.pruned ? counts.cut[0][0] : 0;
   events_.reserve(level.size());
@@ -200,17 +306,17 @@ void Compiled<Index>::compile_words(const Counts& counts, const Katz& katz) {
       eos_event_ = static_cast<uint32_t>(events_.size());
     }
     tokens_ += level.count[i];
-    ++place[frequent + 1 - std::min(level.count[i], frequent)];
+    ++place[frequent + 1 - std::min(seen[i], frequent)];
     events_.push_back(id);
-    root_.push_back(katz.logprob[katz.value[0][i]]);
+    root_.push_back(rule_.value(value[i]));
   }
   events_.shrink_to_fit();
-  root_.push_back(-infinity);
+  root_.push_back(Rule::none);
   root_.shrink_to_fit();
   words_ = WordIndex<Index>(events_);
   for (size_t c = 0; c <= frequent; ++c) place[c + 1] += place[c];
   by_probability_.resize(events_.size());
-  const auto count_of = [&](uint32_t event) { return level.count[entry_of(event)]; };
+  const auto count_of = [&](uint32_t event) { return seen[entry_of(event)]; };
   for (uint32_t event = 0; event < events_.size(); ++event) {
     by_probability_[place[frequent - std::min(count_of(event), frequent)]++] =
         static_cast<Index>(event);
@@ -219,8 +325,9 @@ void Compiled<Index>::compile_words(const Counts& counts, const Katz& katz) {
                    [&](Index a, Index b) { return count_of(a) > count_of(b); });
 }
 
-template <class Index>
-void Compiled<Index>::compile_arcs(const Counts& counts, const Katz& katz) {
+template <class Index, class Rule>
+void Compiled<Index, Rule>::compile_arcs(const Counts& counts,
+                                         const std::vector<std::vector<uint32_t>>& value) {
   uint64_t entries = 0;
   for (size_t k = 0; k < counts.levels.size(); ++k) {
     level_begin_[k] = static_cast<uint32_t>(entries);
@@ -232,31 +339,28 @@ void Compiled<Index>::compile_arcs(const Counts& counts, const Katz& katz) {
   std::vector<Index> labels(arcs);
   Index* label = labels.data();
   value_.resize(arcs);
-  Index* value = value_.data();
+  Index* at = value_.data();
   for (size_t k = 1; k < counts.levels.size(); ++k) {
     const std::vector<uint32_t>& entries_of = counts.levels[k].label;
     label = std::transform(
         entries_of.begin(), entries_of.end(), label,
         [bos = bos_entry_](uint32_t e) { return static_cast<Index>(e - (e > bos)); });
-    value = std::transform(katz.value[k].begin(), katz.value[k].end(), value,
-                           [](uint32_t v) { return static_cast<Index>(v); });
+    at = std::transform(value[k].begin(), value[k].end(), at,
+                        [](uint32_t v) { return static_cast<Index>(v); });
   }
   arcs_ = Labels<Index>(std::move(labels));
 }
 
-template <class Index>
-void Compiled<Index>::compile_contexts(const Counts& counts, const Katz& katz) {
+template <class Index, class Rule>
+void Compiled<Index, Rule>::compile_contexts(const Counts& counts) {
   if (order_ == 1) return;
   std::vector<uint32_t> first(size_t{contexts()} + 1);
   uint32_t* next = first.data();
-  log_backoff_.reserve(contexts());
   for (size_t k = 1; k < counts.levels.size(); ++k) {
     const Level& level = counts.levels[k];
     const uint32_t before = level_begin(k) - level_begin(1);
     next = std::transform(level.begin.begin(), level.begin.end() - 1, next,
                           [before](uint32_t begin) { return begin + before; });
-    log_backoff_.insert(log_backoff_.end(), katz.log_backoff[k - 1].begin(),
-                        katz.log_backoff[k - 1].end());
   }
   *next = static_cast<uint32_t>(value_.size());
   first_arc_ = Offsets(first);
@@ -271,9 +375,9 @@ void Compiled<Index>::compile_contexts(const Counts& counts, const Katz& katz) {
   }
 }
 
-template <class Index>
-void Compiled<Index>::states(TokenIds ids, const std::int64_t* begins, size_t n,
-                             uint32_t* out) const {
+template <class Index, class Rule>
+void Compiled<Index, Rule>::states(TokenIds ids, const std::int64_t* begins, size_t n,
+                                   uint32_t* out) const {
   const size_t depth = static_cast<size_t>(order_) - 1;
   for (size_t i = 0; i < n; ++i) {
     if (begins[i] < 0 || begins[i] > begins[i + 1] ||
@@ -290,9 +394,9 @@ void Compiled<Index>::states(TokenIds ids, const std::int64_t* begins, size_t n,
   }
 }
 
-template <class Index>
-void Compiled<Index>::score(const uint32_t* states, size_t n, TokenIds candidates, float* logprobs,
-                            uint32_t* next) const {
+template <class Index, class Rule>
+void Compiled<Index, Rule>::score(const uint32_t* states, size_t n, TokenIds candidates,
+                                  float* logprobs, uint32_t* next) const {
   check(states, n);
   const size_t k = n == 0 ? 0 : candidates.size / n;
   std::array<uint32_t, chunk> ids;
@@ -311,21 +415,21 @@ void Compiled<Index>::score(const uint32_t* states, size_t n, TokenIds candidate
   }
 }
 
-template <class Index>
-void Compiled<Index>::score_row(const Chain& chain, const uint32_t* ids, size_t n, float* logprobs,
-                                uint32_t* next) const {
+template <class Index, class Rule>
+void Compiled<Index, Rule>::score_row(const Chain& chain, const uint32_t* ids, size_t n,
+                                      float* logprobs, uint32_t* next) const {
   std::array<uint32_t, chunk> event, arc;
+  std::array<Index, chunk> near;       // which candidates have an arc of one word's context
   std::array<Index, chunk> label, at;  // of the candidates found so far: the event, and which it is
   words_.find(ids, n, events_, event.data());
-  const float* const root = root_.data();
+  const float* const root = log_root();
   const auto events = static_cast<uint32_t>(events_.size());
   const uint32_t bos = bos_entry_, is_state = order_ > 1;
-  const float back_off = chain.backoff[0];
-  size_t found = 0;
+  size_t found = 0, nearby = 0;
   for (size_t i = 0; i < n; ++i) {
     const uint32_t e = event[i];
     const bool known = e < events;
-    logprobs[i] = back_off + root[e];
+    logprobs[i] = chain.alone + root[e];
     next[i] = (e + (e >= bos) + 1) & (0U - (known & is_state));
     label[found] = static_cast<Index>(e);
     at[found] = static_cast<Index>(i);
@@ -342,13 +446,23 @@ void Compiled<Index>::score_row(const Chain& chain, const uint32_t* ids, size_t 
       arc[found] = place.at;
       found += place.found;
     }
+    if (j == 1) {
+      nearby = found;
+      std::copy_n(at.begin(), found, near.begin());
+      for (size_t i = 0; i < found; ++i) {
+        logprobs[at[i]] = Rule::first(chain.factor[0], root_[label[i]]);
+      }
+    }
     const Index* const value = value_.data();
-    const float* const logprob = logprob_.data();
-    for (size_t i = 0; i < found; ++i) logprobs[at[i]] = chain.backoff[j] + logprob[value[arc[i]]];
+    for (size_t i = 0; i < found; ++i) {
+      float& sum = logprobs[at[i]];
+      sum = Rule::next(sum, chain.factor[j], rule_.value(value[arc[i]]));
+    }
     if (j + 1 == static_cast<size_t>(order_)) break;
     const uint32_t first = level_begin(1) + 1;
     for (size_t i = 0; i < found; ++i) next[at[i]] = arc[i] + first;
   }
+  for (size_t i = 0; i < nearby; ++i) logprobs[near[i]] = Rule::last(logprobs[near[i]]);
   const uint32_t opens = specials_.bos, closes = specials_.eos, start = start_;
   for (size_t i = 0; i < n; ++i) {
     const bool restarts = (ids[i] == opens) | (ids[i] == closes);
@@ -356,37 +470,45 @@ void Compiled<Index>::score_row(const Chain& chain, const uint32_t* ids, size_t 
   }
 }
 
-template <class Index>
-void Compiled<Index>::event_row(const Chain& chain, float* out) const {
-  for (size_t e = 0; e < events_.size(); ++e) out[e] = chain.backoff[0] + root_[e];
-  for (size_t j = 1; j <= chain.length; ++j) {
+template <class Index, class Rule>
+void Compiled<Index, Rule>::event_row(const Chain& chain, float* out) const {
+  const float* const alone = log_root();
+  for (size_t e = 0; e < events_.size(); ++e) out[e] = chain.alone + alone[e];
+  if (chain.length == 0) return;
+  const Range near = chain.arcs[1];  // whoever follows a longer context follows this one
+  for (uint32_t a = near.begin; a < near.end; ++a) {
+    const Index event = arcs_[a];
+    out[event] = Rule::next(Rule::first(chain.factor[0], root_[event]), chain.factor[1],
+                            rule_.value(value_[a]));
+  }
+  for (size_t j = 2; j <= chain.length; ++j) {
     const Range arcs = chain.arcs[j];
     for (uint32_t a = arcs.begin; a < arcs.end; ++a) {
-      out[arcs_[a]] = chain.backoff[j] + logprob_[value_[a]];
+      float& sum = out[arcs_[a]];
+      sum = Rule::next(sum, chain.factor[j], rule_.value(value_[a]));
     }
+  }
+  for (uint32_t a = near.begin; a < near.end; ++a) {
+    float& sum = out[arcs_[a]];
+    sum = Rule::last(sum);
   }
 }
 
-template <class Index>
-void Compiled<Index>::distribution(const uint32_t* states, size_t n, float* out) const {
+template <class Index, class Rule>
+void Compiled<Index, Rule>::distribution(const uint32_t* states, size_t n, float* out) const {
   check(states, n);
+  const std::unique_ptr<float[]> known(new float[events_.size()]);
   for (size_t i = 0; i < n; ++i) {
-    const Chain chain = chain_of(states[i]);
-    float* row_out = out + i * specials_.size;
-    std::fill_n(row_out, specials_.size, -infinity);
-    for (size_t e = 0; e < events_.size(); ++e) row_out[events_[e]] = chain.backoff[0] + root_[e];
-    for (size_t j = 1; j <= chain.length; ++j) {
-      const Range arcs = chain.arcs[j];
-      for (uint32_t a = arcs.begin; a < arcs.end; ++a) {
-        row_out[events_[arcs_[a]]] = chain.backoff[j] + logprob_[value_[a]];
-      }
-    }
+    event_row(chain_of(states[i]), known.get());
+    float* const row = out + i * specials_.size;
+    std::fill_n(row, specials_.size, -infinity);
+    for (size_t e = 0; e < events_.size(); ++e) row[events_[e]] = known[e];
   }
 }
 
-template <class Index>
-void Compiled<Index>::continuations(const uint32_t* states, size_t n, size_t k, uint32_t* ids,
-                                    float* logprobs) const {
+template <class Index, class Rule>
+void Compiled<Index, Rule>::continuations(const uint32_t* states, size_t n, size_t k, uint32_t* ids,
+                                          float* logprobs) const {
   check(states, n);
   if (k > events_.size()) throw ArgumentError("more continuations than events");
   std::vector<Likely> found;
@@ -401,35 +523,40 @@ void Compiled<Index>::continuations(const uint32_t* states, size_t n, size_t k, 
   }
 }
 
-// The k likeliest events: those of the longest context first, then of shorter ones what no longer
-// one has an arc for. Whoever has an arc two contexts up has it one up too.
-template <class Index>
-void Compiled<Index>::best(const Chain& chain, size_t k, std::vector<Likely>& found) const {
+// The k likeliest events: those that follow the last word of the context, then, by what they are
+// alone, the others.
+template <class Index, class Rule>
+void Compiled<Index, Rule>::best(const Chain& chain, size_t k, std::vector<Likely>& found) const {
   if (k == 0) return;
-  const auto offer = [&](const Likely& likely, const auto& overridden) {
-    if (found.size() == k && !better(likely, found.front())) return;
-    if (overridden(static_cast<Index>(likely.event)).found) return;
+  const auto offer = [&](const Likely& likely) {
     if (found.size() == k) {
+      if (!better(likely, found.front())) return;
       std::pop_heap(found.begin(), found.end(), better);
       found.pop_back();
     }
     found.push_back(likely);
     std::push_heap(found.begin(), found.end(), better);  // the worst is in front
   };
-  Range longer{0, 0};
-  for (size_t j = chain.length; j > 0; --j) {
-    const Range arcs = chain.arcs[j];
-    const auto overridden = arcs_.finder(longer);
-    for (uint32_t a = arcs.begin; a < arcs.end; ++a) {
-      offer({chain.backoff[j] + logprob_[value_[a]], arcs_[a]}, overridden);
-    }
-    longer = arcs;
+  const Range near = chain.length > 0 ? chain.arcs[1] : Range{0, 0};
+  const auto place = arcs_.finder(near);
+  std::vector<float> value(near.end - near.begin);
+  for (uint32_t a = near.begin; a < near.end; ++a) {
+    value[a - near.begin] = Rule::next(Rule::first(chain.factor[0], root_[arcs_[a]]),
+                                       chain.factor[1], rule_.value(value_[a]));
   }
-  const auto overridden = arcs_.finder(longer);
+  for (size_t j = 2; j <= chain.length; ++j) {
+    for (uint32_t a = chain.arcs[j].begin; a < chain.arcs[j].end; ++a) {
+      float& sum = value[place(arcs_[a]).at - near.begin];
+      sum = Rule::next(sum, chain.factor[j], rule_.value(value_[a]));
+    }
+  }
+  for (uint32_t a = near.begin; a < near.end; ++a) {
+    offer({Rule::last(value[a - near.begin]), arcs_[a]});
+  }
   for (const Index event : by_probability_) {
-    const float logprob = chain.backoff[0] + root_[event];
+    const float logprob = chain.alone + log_root()[event];
     if (found.size() == k && logprob < found.front().logprob) break;
-    offer({logprob, event}, overridden);
+    if (!place(event).found) offer({logprob, event});
   }
   std::sort_heap(found.begin(), found.end(), better);
 }
@@ -459,11 +586,27 @@ void TokenIds::read(size_t first, size_t n, uint32_t* out) const {
   }
 }
 
+template <class Rule, class... Facts>
+std::unique_ptr<Model> compiled(const Counts& counts, size_t values, Facts&&... facts) {
+  if (std::max(counts.words.size(), values) <= UINT16_MAX) {
+    return std::make_unique<Compiled<std::uint16_t, Rule>>(counts, std::forward<Facts>(facts)...);
+  }
+  return std::make_unique<Compiled<uint32_t, Rule>>(counts, std::forward<Facts>(facts)...);
+}
+
 std::unique_ptr<Model> Model::compile(const Counts& counts) {
-  const Katz katz = estimate(counts);
-  const size_t most = std::max(counts.words.size(), katz.logprob.size());
-  if (most <= UINT16_MAX) return std::make_unique<Compiled<std::uint16_t>>(counts, katz);
-  return std::make_unique<Compiled<uint32_t>>(counts, katz);
+  Katz katz = estimate(counts);
+  const size_t values = katz.logprob.size();
+  return compiled<KatzRule>(counts, values, katz.value, counts.levels.front().count, katz.fell_back,
+                            KatzRule(std::move(katz)));
+}
+
+std::unique_ptr<Model> Model::compile(const Counts& counts, const std::vector<Gate>& gates) {
+  if (gates.size() != counts.levels.size()) throw ArgumentError("there must be a gate by order");
+  Backoff backoff = estimate(counts, gates);
+  const size_t values = backoff.mass.size();
+  return compiled<BackoffRule>(counts, values, backoff.value, backoff.words, std::vector<int>(),
+                               BackoffRule(std::move(backoff)));
 }
 
 }  // namespace perslm

@@ -1,4 +1,5 @@
-// A user's model, ready to score: Katz (katz.hpp) in the fewest bytes that answer at memory speed.
+// A user's model, ready to score: Katz (katz.hpp), or backing off into the global LM
+// (backoff.hpp), in the fewest bytes that answer at memory speed.
 //
 // Entries are the n-grams of perslm::Counts in level order; an arc is an entry of level 2 or above.
 // Per arc there is a label (the event: the word's place among those that the user ever wrote) and
@@ -18,6 +19,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "backoff.hpp"
 #include "levels.hpp"
 
 namespace perslm {
@@ -47,7 +49,9 @@ struct TokenIds {
 // model does not have; arrays of results hold one row for each state.
 class Model {
  public:
-  static std::unique_ptr<Model> compile(const Counts& counts);
+  static std::unique_ptr<Model> compile(const Counts& counts);  // Katz
+  // Backing off into the global LM, with a gate for each order.
+  static std::unique_ptr<Model> compile(const Counts& counts, const std::vector<Gate>& gates);
   virtual ~Model() = default;
 
   int order() const { return order_; }
@@ -65,6 +69,8 @@ class Model {
   // The state after histories: history i is ids[begins[i]] .. ids[begins[i + 1]].
   virtual void states(TokenIds ids, const std::int64_t* begins, std::size_t n,
                       std::uint32_t* out) const = 0;
+  // lambda of states, as the estimator has it: 1 for Katz, which leaves nothing to a global LM.
+  virtual void weights(const std::uint32_t* states, std::size_t n, float* out) const = 0;
   virtual Step step(std::uint32_t state, std::uint32_t id) const = 0;
   virtual void score(const std::uint32_t* states, std::size_t n, TokenIds candidates,
                      float* logprobs, std::uint32_t* next) const = 0;

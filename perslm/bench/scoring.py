@@ -168,7 +168,10 @@ def mix(subject: Subject, steps: Sequence[Step], pace: Pace) -> list[Figure]:
     def restore() -> None:
         np.copyto(buffer, rows)
 
-    personal, weight = [twin.distribution(states)[:, :WIDTH] for states in theirs], twin.weight
+    personal, weight = (
+        [twin.distribution(states)[:, :WIDTH] for states in theirs],
+        twin.weight or 0.0,
+    )
     dense = [(p + np.float32(np.log(weight)),) for p in personal]
     shift = np.float32(np.log1p(-weight))
 
@@ -327,7 +330,7 @@ def _kenlm_steps(subject: Subject, steps: Sequence[Step]) -> list[Contender]:
 
 
 def _learn(sentences: list[Sentence], order: int) -> PersonalModel:
-    return PersonalModel.from_counts(count(sentences, order, SPECIALS), METADATA)
+    return PersonalModel.from_counts(count(sentences, order, SPECIALS), METADATA, estimator="katz")
 
 
 def _ngrams(model: PersonalModel) -> npt.ArrayLike:

@@ -34,12 +34,12 @@ class Subject:
     @cached_property
     def model(self) -> PersonalModel:
         """Return the model as everybody gets it: from its blob."""
-        return PersonalModel.from_blob(self.blob)
+        return PersonalModel.from_blob(self.blob, estimator="katz")
 
     @cached_property
     def twin(self) -> PersonalModel:
         """Return the model that numpy computes with."""
-        return peers.on_numpy(PersonalModel.from_blob)(self.blob)
+        return peers.on_numpy(PersonalModel.from_blob)(self.blob, estimator="katz")
 
     @cached_property
     def automaton(self) -> Automaton:

@@ -191,7 +191,7 @@ def inspect(
         "source_digest": model.metadata.source_digest,
         "states": model.automaton.states,
         "arcs": model.automaton.arcs,
-        "smoothing": "katz",
+        "estimator": model.estimator,
         "fell_back": list(model.fell_back),
         "weight": model.weight,
     }
@@ -219,7 +219,8 @@ def export(
         stored = opened.fetch(user)
         if stored is None:
             raise no_model()
-        model = PersonalModel.from_blob(stored.blob, generation=stored.generation)
+        # an automaton has no global LM to fall back on: Katz is what it is meant to hold
+        model = PersonalModel.from_blob(stored.blob, generation=stored.generation, estimator="katz")
         vocabulary = load_vocabulary(opened, model)
     if format is ExportFormat.BLOB:
         data = stored.blob

@@ -87,7 +87,7 @@ def main() -> None:
     for path in [p for p in files if len(mail[p]) > FEWEST_MESSAGES][:PEOPLE]:
         cut = len(mail[path]) * 4 // 5
         past = count(encode(mail[path][:cut], vocabulary), ORDER, ids)
-        personal = PersonalModel.from_counts(past, Metadata("0" * 32))
+        personal = PersonalModel.from_counts(past, Metadata("0" * 32), estimator="katz")
         pooled = PooledModel(merge([c for other, c in counts.items() if other != path]))
         test = encode(mail[path][cut:], vocabulary)[:SENTENCES]
         own, others = likelihoods(test, personal, pooled, vocabulary)

@@ -27,7 +27,7 @@ from perslm.client import Client
 from perslm.counts import Specials, count
 from perslm.embedded import EmbeddedServer
 from perslm.errors import ArgumentError, BlobError, NoModelError, VocabularyMismatchError
-from perslm.interpolate import DEFAULT_WEIGHT, Float32Array
+from perslm.interpolate import Float32Array
 from perslm.model import NullModel, PersonalModel
 from perslm.store import Store, open_store
 from perslm.vocabulary import Vocabulary
@@ -209,10 +209,10 @@ def test_strict_clients_are_told(client: Client, store: Store) -> None:
 def test_a_fetched_model_scores_in_process(client: Client, store: Store) -> None:
     model = client.fetch(USER)
     assert isinstance(model, PersonalModel)
-    assert (model.generation, model.weight) == (1, DEFAULT_WEIGHT)
+    assert (model.generation, model.weight) == (1, None)
     assert client.fetch(USER) is model  # not sent again
     other = client.fetch(USER, weight=0.9)
-    assert (other.weight, model.weight) == (0.9, DEFAULT_WEIGHT)
+    assert (other.weight, model.weight) == (0.9, None)
     publish(store, blob_of(NEW_MAIL))
     fresh = client.fetch(USER)
     assert fresh.generation == 2

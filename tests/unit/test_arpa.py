@@ -174,7 +174,7 @@ def test_every_line_is_what_toolkits_take(order: int, sequences: list[Seq]) -> N
 
 def test_a_personal_model_can_be_given() -> None:
     counts = count([Seq([2], True, True)], 2, SPECIALS)
-    personal = PersonalModel.from_counts(counts, Metadata("0" * 32))
+    personal = PersonalModel.from_counts(counts, Metadata("0" * 32), estimator="katz")
     file = io.StringIO()
     arpa.dump(personal, WORDS.__getitem__, file)
     assert file.getvalue() == ONE_WORD

@@ -139,7 +139,7 @@ def test_models_score_by_the_reference(text: Path, model: Path, order: int) -> N
             return -math.inf
         return backoff.get(context, 0) + expected(context[1:], word)
 
-    scorer = PersonalModel.from_blob(blob.encode(counts, blob.Metadata("0" * 32)))
+    scorer = PersonalModel.from_blob(blob.encode(counts, blob.Metadata("0" * 32)), estimator="katz")
     states = scorer.states([[ids[w] for w in c] for c in contexts])
     for state, context, row in zip(states, contexts, rows, strict=True):
         scores, _ = scorer.score([state], [[ids[w] for w in row]])

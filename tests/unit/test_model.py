@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from perslm.blob import Metadata, encode
 from perslm.counts import Specials, count
 from perslm.errors import ArgumentError, BlobError, VocabularyMismatchError
-from perslm.model import NullModel, PersonalModel, check_vocabulary
+from perslm.model import Estimator, NullModel, PersonalModel, check_vocabulary
 from perslm.vocabulary import Vocabulary
 from tests.oracle import OracleKatz, ngram_counts
 from tests.support import Seq, sequence_lists
@@ -32,9 +32,11 @@ MAIL = [
 ]
 
 
-def make(sequences: list[Seq], order: int, weight: float = 0.3) -> PersonalModel:
+def make(
+    sequences: list[Seq], order: int, weight: float = 0.3, estimator: Estimator = "backoff"
+) -> PersonalModel:
     blob = encode(count(sequences, order, SPECIALS), METADATA)
-    return PersonalModel.from_blob(blob, generation=7, weight=weight)
+    return PersonalModel.from_blob(blob, generation=7, weight=weight, estimator=estimator)
 
 
 def oracle_of(sequences: list[Seq], order: int) -> OracleKatz:
@@ -58,7 +60,7 @@ histories = st.lists(st.lists(st.integers(0, SIZE + 2), max_size=9), min_size=1,
 def test_scores_equal_the_oracle(
     order: int, sequences: list[Seq], histories: list[list[int]]
 ) -> None:
-    model, oracle = make(sequences, order), oracle_of(sequences, order)
+    model, oracle = make(sequences, order, estimator="katz"), oracle_of(sequences, order)
     candidates = [list(range(SIZE + 2))] * len(histories)
     states = model.states(histories)
     logp, nxt = model.score(states, candidates)
@@ -364,7 +366,7 @@ def test_a_model_that_cannot_be_compiled_is_a_blob_error(
 ) -> None:
     blob = encode(count(MAIL, 3, SPECIALS), METADATA)
 
-    def too_large(counts: object) -> NoReturn:
+    def too_large(counts: object, gates: object) -> NoReturn:
         raise error
 
     monkeypatch.setattr("perslm.model.compile_counts", too_large)

@@ -304,7 +304,7 @@ def test_round_trip_through_a_file(tmp_path: Path) -> None:
     counts = count([Seq([2, 3, 2, 4], True, True), Seq([3, 4], True, False)], 4, SPECIALS)
     model = build(counts, estimate(counts))
     path = tmp_path / "model.fst"
-    personal = PersonalModel.from_counts(counts, Metadata("0" * 32))
+    personal = PersonalModel.from_counts(counts, Metadata("0" * 32), estimator="katz")
     openfst.dump(personal, path, WORDS.__getitem__)
     assert pywrapfst.Fst.read(str(path)).num_states() == model.states
     back = openfst.load(path, SPECIALS, id_of=IDS.get)

@@ -19,7 +19,6 @@ from perslm.errors import (
     StoreUnavailableError,
     VocabularyMismatchError,
 )
-from perslm.interpolate import DEFAULT_WEIGHT
 from perslm.model import NullModel, PersonalModel
 from perslm.store import Head, Store, open_store
 from perslm.vocabulary import Vocabulary
@@ -100,7 +99,7 @@ def refused(store: Store, error: type[Exception], **arguments: Any) -> str:
 
 def test_load_with_a_weight(store: Store) -> None:
     publish(store, model_blob(VOCABULARY.fingerprint))
-    assert store.load(USER).weight == DEFAULT_WEIGHT
+    assert store.load(USER).weight is None
     assert store.load(USER, weight=0.75).weight == 0.75
     assert store.load(USER, weight=0).weight == 0
     with pytest.raises(ArgumentError):
