@@ -231,7 +231,12 @@ class _HttpServer(uvicorn.Server):
         self._leaving = False
 
     async def start(self, listener: socket.socket) -> None:
-        """Accept connections."""
+        """Accept connections; raises ArgumentError if another process does so there by now."""
+        try:
+            listener.listen(self.config.backlog)  # uvloop would say nothing if it could not
+        except OSError as error:
+            reason = f"the HTTP address cannot be used ({error.strerror})"
+            raise ArgumentError(f"{reason}: choose another with --http") from error
         self._listener = listener
         self._running = asyncio.create_task(self.serve([listener]))
         ready = asyncio.create_task(self._ready.wait())

@@ -20,9 +20,11 @@ import pytest
 import urllib3
 from grpc_health.v1 import health_pb2
 
+from perslm.errors import ArgumentError
 from perslm.store import Store, open_store
 from service import keyfile
 from service.grpc import SERVICE
+from service.run import serve_here
 from service.supervisor import pause_seconds
 from tests.service.grpc_server import CallRefusedError, GrpcCaller, score_request
 from tests.service.server import Caller, arrays
@@ -35,6 +37,7 @@ from tests.service.support import (
     blob_of,
     expected,
     publish,
+    settings,
 )
 from tests.service.support import local as local_model
 from tests.service.test_metrics import figures
@@ -412,6 +415,28 @@ def test_a_port_in_use_is_noticed(store_url: str, transport: str) -> None:
             complaint = served.process.communicate(timeout=60)[1]
             assert served.process.returncode == 2
     assert f"choose another with --{transport}" in complaint
+
+
+def test_a_port_that_another_took_since_is_no_beginning(store: Store) -> None:
+    """Two services may bind the same port; the second to listen there must not say that it does."""
+    listener, other = (socket.socket() for _ in range(2))
+    with listener, other:
+        for one in (listener, other):
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", 0))
+        other.bind(listener.getsockname())
+        other.listen()
+        said: list[list[str]] = []
+        with pytest.raises(ArgumentError, match="HTTP address"):
+            serve_here(settings(), (listener, "http://"), said.append, store=store, orders=Stop())
+    assert said == []
+
+
+class Stop:
+    """Orders to stop at once."""
+
+    def obey(self, stop: Callable[[], None], hurry: Callable[[], None]) -> None:
+        stop()
 
 
 PATIENT = """
