@@ -66,8 +66,8 @@ _STATUS: Final[dict[str, Status]] = {
     "loading": "degraded",
 }
 
-_QUICK_VALUES: Final = 1 << 16
-"""An answer of at most so many log-probabilities takes well under a millisecond."""
+QUICK_VALUES: Final = 1 << 16
+"""An answer of at most so many log-probabilities, in bytes, takes well under a millisecond."""
 
 MANAGEMENT_SECONDS: Final = 5.0
 """How long a request that is not for scores may take."""
@@ -183,7 +183,7 @@ class ScoringService:
         self._settings = settings
         self._cache = cache if cache is not None else ModelCache(store, settings)
         self._tenant = DEFAULT_TENANT
-        self._quick_values = min(_QUICK_VALUES, settings.max_answer_values)
+        self._quick_values = min(QUICK_VALUES, settings.max_answer_values)
         self.metrics = Metrics(self._cache.figures)
         self.gate = Gate(settings)
         self.turns: dict[Transport, Turn] = {"http": Turn(settings), "grpc": Turn(settings)}
@@ -273,18 +273,21 @@ class ScoringService:
             ids=ids,
         )
 
-    def is_quick(self, request: ScoreRequest) -> bool:
-        """Tell whether ``score`` would neither ask the store nor compute for long."""
+    def is_quick(self, request: ScoreRequest, most: int = QUICK_VALUES) -> bool:
+        """Tell whether ``score`` would neither ask the store nor compute for long.
+
+        ``most`` is how many log-probabilities an answer may have that is written soon.
+        """
         entry = self._cache.peek(request.user, self._tenant)
         if entry is None:
             return False
-        if isinstance(entry.model, NullModel):
-            return True
         if request.candidates is not None:
             columns = len(request.candidates[0]) if len(request.candidates) else 0
+        elif isinstance(entry.model, NullModel):
+            columns = 0
         else:  # both look at everything that the user ever wrote
             columns = entry.model.vocabulary_size
-        return len(request.histories) * columns <= _QUICK_VALUES
+        return len(request.histories) * columns <= most
 
     def following(self) -> AbstractContextManager[None]:
         """Hear of changes in the store as they happen, as long as the context lasts."""

@@ -16,7 +16,7 @@ there) says how long the caller waits, counted from here. After that the answer 
 ``deadline_exceeded``, whatever still runs.
 
 **Too much.** What the process cannot keep up with is 503 ``overloaded``, before any of this is run
-(``service.shedding``).
+(``service.protocol``).
 
 **Who may.** Every handler of a user's data asks ``service.auth`` before anything else. Probes and
 the documentation are open to all: they say nothing of anybody. Metrics are the operator's.
@@ -54,7 +54,7 @@ from service import openapi
 from service.audit import Audit
 from service.auth import CHALLENGE, Authenticator, Principal
 from service.codec import Format, decode, encode, frame
-from service.core import RequestError, ScoreRequest, ScoringService, deadline_exceeded
+from service.core import QUICK_VALUES, RequestError, ScoreRequest, ScoringService, deadline_exceeded
 from service.gate import Turn
 from service.logs import log_refusal
 from service.metrics import CONTENT_TYPE, Metrics, Watch
@@ -87,7 +87,8 @@ _STATUS_OF_CODE: Final = {
 }
 _REFUSED: Final = 422  # every other code
 _RETRY_SECONDS: Final = 1
-_SMALL_BODY_BYTES: Final = 1 << 16
+SMALL_BODY_BYTES: Final = 1 << 16
+_QUICK_VALUES: Final[dict[Format, int]] = {"msgpack": QUICK_VALUES, "json": 1 << 11}  # in 1 ms
 _WATCH: Final = "perslm.watch"
 
 SCORE_PATH: Final = "/v1/score"
@@ -107,7 +108,7 @@ class App(FastAPI):
 
     The path alone decides, so that nothing is done for such a request that its handler does not
     need. Each is counted and its refusal answered and logged, as those of all other routes are.
-    How many come at once is the business of ``service.shedding``, which ``turn`` is for.
+    How many come at once is the business of ``service.protocol``, which ``turn`` is for.
     """
 
     def __init__(self, turn: Turn, metrics: Metrics, **about: Any) -> None:
@@ -212,21 +213,22 @@ class _Handlers:
         wanted = _accepted(accept, form) if accept else form
         service = self._service.of_tenant(principal.tenant)
         most = self._settings.max_histories
-        if form == wanted == "msgpack" and len(body) <= _SMALL_BODY_BYTES:
+        if form == wanted == "msgpack" and len(body) <= SMALL_BODY_BYTES:
             query = plain_query(body, most)
             if query is not None:
                 principal.require("score", query.user)
                 scored = service.answer(query, frame, watch)
                 if scored is not None:
                     return [(b"content-type", _PACKED)], scored
-        if len(body) <= _SMALL_BODY_BYTES:
+        if len(body) <= SMALL_BODY_BYTES:
             asked = decode(body, form, most)
         else:
             asked = await service.run(deadline, decode, body, form, most)
         watch.lap("decode")
         principal.require("score", asked.user)
         work = partial(_scored, service, asked, wanted, deadline, watch)
-        content = work() if service.is_quick(asked) else await service.run(deadline, work)
+        is_quick = service.is_quick(asked, _QUICK_VALUES[wanted])
+        content = work() if is_quick else await service.run(deadline, work)
         return [(b"content-type", _MEDIA_TYPES[wanted].encode())], content
 
     async def model(self, request: Request) -> Response:

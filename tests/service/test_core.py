@@ -103,11 +103,17 @@ def test_what_cannot_be_answered_is_refused(name: str, store: Store) -> None:
 
 def test_only_what_is_in_memory_and_small_is_quick(store: Store) -> None:
     service = ScoringService(store, settings(fresh_seconds=60))
-    small = request({"candidates": [[2, EOS]] * len(HISTORIES)})
+    small_case = {"candidates": [[2, EOS]] * len(HISTORIES)}
+    small = request(small_case)
     assert not service.is_quick(small)  # the store must be asked first
     service.score(small)
     assert service.is_quick(small)
-    assert not service.is_quick(request({"candidates": [[2] * 20000] * len(HISTORIES)}))
+    many = {"candidates": [[2] * 20000] * len(HISTORIES)}
+    assert not service.is_quick(request(many))
+    service.score(request(many, user="nobody"))
+    assert service.is_quick(request(small_case, user="nobody"))
+    assert not service.is_quick(request(many, user="nobody"))  # no scores, but as many values
+    assert not service.is_quick(small, most=len(HISTORIES))
 
 
 def test_metadata(store: Store) -> None:
