@@ -119,12 +119,7 @@ def fit(samples: Sequence[Sample], order: int) -> Gates:
     )
     share = np.concatenate([np.full(len(s.shared), 1 / len(s.shared)) for s in samples])
     share /= len(samples)
-    design = [
-        features(np.maximum(total, 1), np.maximum(distinct, 1), opens)
-        for total, distinct, opens in zip(
-            every.total.T, every.distinct.T, every.opens.T, strict=True
-        )
-    ]
+    design = design_of(every)
 
     def loss(flat: Float64Array) -> tuple[float, Float64Array]:
         p, gradient = _chain(every, design, flat.reshape(order, -1), share)
@@ -137,6 +132,15 @@ def fit(samples: Sequence[Sample], order: int) -> Gates:
     table = found.copy()
     table[:, FEATURES] = _logistic(found[:, FEATURES])
     return Gates(table, _fit_position(every, design, found, share))
+
+
+def design_of(every: Sample) -> list[Float64Array]:
+    """Return the features of the contexts of each order, float64[n, FEATURES] each."""
+    by_order = zip(every.total.T, every.distinct.T, every.opens.T, strict=True)
+    return [
+        features(np.maximum(total, 1), np.maximum(distinct, 1), opens)
+        for total, distinct, opens in by_order
+    ]
 
 
 def _fit_position(

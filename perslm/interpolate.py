@@ -3,8 +3,8 @@
 This file has the arithmetic on log-probabilities and the choice of λ. The rule that it must not
 break: a row whose λ is 0 comes back with the very bits it had.
 
-Where λ comes from: for now one constant for every state of a user with any mail
-(:data:`DEFAULT_WEIGHT`, or the ``weight`` given when a model is loaded).
+Where λ comes from: the ``weight`` given when a model is loaded, for every state of a user with any
+mail; else the estimator, by state (``perslm.backoff``), or :data:`DEFAULT_WEIGHT` for Katz.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from perslm.errors import ArgumentError
 Float32Array = npt.NDArray[np.float32]
 
 DEFAULT_WEIGHT = 0.3
-"""λ of a model that was loaded without saying otherwise.
+"""λ of a Katz model that was loaded without saying otherwise.
 
 Best of 0, 0.1, … 0.9 on the later fifth of 14 people's mail, mixed into a trigram model of the
 others' (perplexity 137.8 at 0, 99.6 at 0.3, 99.9 at 0.4: ``tests/benchmarks/weight.py``).
