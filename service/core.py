@@ -224,18 +224,24 @@ class ScoringService:
         return encoded
 
     def score(
-        self, request: ScoreRequest, deadline: float = math.inf, watch: Watch | None = None
+        self,
+        request: ScoreRequest,
+        deadline: float = math.inf,
+        watch: Watch | None = None,
+        *,
+        wait: bool = True,
     ) -> ScoreAnswer:
         """Score a request. Raises RequestError if it is malformed or over a limit.
 
         ``deadline`` is when the caller stops waiting, of time.monotonic(). A model that is not in
         memory after ``load_seconds``, or half of the time left (an answer must get back, too), is
-        loaded behind, for later requests. ``watch`` is told what the answer is, and how long its
-        phases took.
+        loaded behind, for later requests; and so it is at once without ``wait``, for an event loop,
+        which ``is_quick`` may have told of a model that is gone by now. ``watch`` is told what the
+        answer is, and how long its phases took.
         """
         if watch is None:
             watch = self.metrics.watch("http")  # which nobody ends
-        answer = self._score(request, deadline, watch)
+        answer = self._score(request, deadline if wait else -math.inf, watch)
         watch.lap("score")
         watch.status, watch.reason = answer.status, answer.reason
         return answer

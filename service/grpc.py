@@ -287,7 +287,7 @@ class Server:
         call.watch.lap("decode")
         principal.require("score", request.user)
         if service.is_quick(request):
-            return _scored(service, request, call)
+            return _scored(service, request, call, wait=False)
         return await service.run(call.deadline, _scored, service, request, call)
 
     async def _user(self, body: bytes, call: _Call) -> scorer_pb2.User:
@@ -396,10 +396,12 @@ def _text(problem: Problem) -> str:
     return f"{problem.message}: {problem.request_id}"
 
 
-def _scored(service: ScoringService, request: ScoreRequest, call: _Call) -> scorer_pb2.ScoreAnswer:
+def _scored(
+    service: ScoringService, request: ScoreRequest, call: _Call, *, wait: bool = True
+) -> scorer_pb2.ScoreAnswer:
     """Return the answer to a request, unless it waited in vain."""
     call.require_time()
-    answer = _answer(service.score(request, call.deadline, call.watch))
+    answer = _answer(service.score(request, call.deadline, call.watch, wait=wait))
     call.watch.lap("encode")
     return answer
 

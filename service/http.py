@@ -228,7 +228,7 @@ class _Handlers:
         principal.require("score", asked.user)
         work = partial(_scored, service, asked, wanted, deadline, watch)
         is_quick = service.is_quick(asked, _QUICK_VALUES[wanted])
-        content = work() if is_quick else await service.run(deadline, work)
+        content = work(wait=False) if is_quick else await service.run(deadline, work)
         return [(b"content-type", _MEDIA_TYPES[wanted].encode())], content
 
     async def model(self, request: Request) -> Response:
@@ -359,11 +359,17 @@ async def _score_in_front(request: Request) -> Response:
 
 
 def _scored(
-    service: ScoringService, asked: ScoreRequest, form: Format, deadline: float, watch: Watch
+    service: ScoringService,
+    asked: ScoreRequest,
+    form: Format,
+    deadline: float,
+    watch: Watch,
+    *,
+    wait: bool = True,
 ) -> bytes:
     if time.monotonic() >= deadline:
         raise deadline_exceeded()
-    encoded = encode(service.score(asked, deadline, watch), form)
+    encoded = encode(service.score(asked, deadline, watch, wait=wait), form)
     watch.lap("encode")
     return encoded
 

@@ -251,7 +251,7 @@ def test_errors_do_not_repeat_what_was_sent(call: GrpcCaller) -> None:
 def test_what_nobody_foresaw_stays_inside(
     call: GrpcCaller, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(self: object, *request: object) -> None:
+    def fail(self: object, *request: object, **more: object) -> None:
         raise ZeroDivisionError("hunter2")
 
     monkeypatch.setattr(ScoringService, "score", fail)
@@ -285,9 +285,9 @@ def test_what_nobody_waits_for_is_not_computed(
 
     score = ScoringService.score
 
-    def noted(self: ScoringService, asked: Any, *rest: Any) -> Any:
+    def noted(self: ScoringService, asked: Any, *rest: Any, **more: Any) -> Any:
         scored.append(asked.user)
-        return score(self, asked, *rest)
+        return score(self, asked, *rest, **more)
 
     monkeypatch.setattr(ScoringService, "is_quick", hold)
     monkeypatch.setattr(ScoringService, "score", noted)
@@ -310,11 +310,11 @@ def test_draining_finishes_what_is_being_answered(
     entered, go_on = threading.Event(), threading.Event()
     score = ScoringService.score
 
-    def hold(self: ScoringService, asked: Any, *rest: Any) -> Any:
+    def hold(self: ScoringService, asked: Any, *rest: Any, **more: Any) -> Any:
         if asked.user == "hold":
             entered.set()
             assert go_on.wait(30)
-        return score(self, asked, *rest)
+        return score(self, asked, *rest, **more)
 
     monkeypatch.setattr(ScoringService, "score", hold)
     with RunningServer(settings(), store) as server:

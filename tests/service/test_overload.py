@@ -71,6 +71,14 @@ def test_a_slow_store_costs_one_answer_and_not_the_time(
     assert (answer.status, answer.reason, answer.generation) == ("ok", "ok", 1)
 
 
+def test_who_may_not_wait_does_not(store: Store, raw_store: redis.Redis) -> None:
+    """The event loop, should a model go between the look whether it is there and its use."""
+    service = ScoringService(store, settings(load_seconds=3600.0))
+    with stopped(raw_store):
+        answer = service.score(REQUEST, wait=False)
+        assert (answer.status, answer.reason) == ("degraded", "loading")
+
+
 def test_a_slow_store_over_http(store: Store, raw_store: redis.Redis) -> None:
     with running(settings(load_seconds=0.0, fresh_seconds=3600.0), store) as url:
         caller = Caller(url)
