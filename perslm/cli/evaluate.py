@@ -194,6 +194,7 @@ def evaluate(
     output.mkdir(parents=True, exist_ok=True)
     shared = open_global_lm(global_lm)
     vocabulary: Vocabulary = shared.vocabulary
+    made_of = " ".join([global_lm, vocabulary.fingerprint, *_files(global_lm)])
     with show_progress(quiet=json) as progress:
         mail = letters_of(
             sources,
@@ -206,9 +207,9 @@ def evaluate(
             mail,
             plan=plan,
             make=lambda letters: counted(letters, vocabulary, order),
-            targets=Targets(shared, f"{global_lm} {vocabulary.fingerprint}", output / "targets"),
+            targets=Targets(shared, made_of, output / "targets"),
             suggester=Suggester(shared, vocabulary, best=1) if suggestions else None,
-            folder=output / "users" / _name(plan, settings, vocabulary, global_lm),
+            folder=output / "users" / _name(plan, settings, made_of),
             progress=progress,
         )
     if not users:
@@ -244,7 +245,7 @@ def _show(report: dict[str, Any]) -> None:
     if report["summary"]["typing"]:
         tables.append(typing_rows(report["summary"]))
     for head, rows in tables:
-        table = Table(*head)
+        table = Table(*head, box=None, padding=(0, 1, 0, 0))
         for row in rows:
             table.add_row(*row)
         stdout.print(table)
@@ -257,7 +258,16 @@ def _numbers(text: str) -> tuple[int, ...]:
         raise ArgumentError("--amounts are whole numbers, separated by commas") from None
 
 
-def _name(plan: Plan, settings: object, vocabulary: Vocabulary, global_lm: str) -> str:
+def _name(plan: Plan, settings: object, global_lm: str) -> str:
     """Return a name for everything that a person's figures depend on but the mail."""
-    parts = repr((plan, settings, vocabulary.fingerprint, global_lm, version("perslm")))
+    parts = repr((plan, settings, global_lm, version("perslm")))
     return hashlib.blake2b(parts.encode(), digest_size=8).hexdigest()
+
+
+def _files(global_lm: str) -> list[str]:
+    """Return what changes if a file that the global LM is read from does; nothing of a package."""
+    _, _, name = global_lm.partition(":")
+    place = Path(name)
+    found = sorted(place.iterdir()) if name and place.is_dir() else [place]
+    facts = ((path.name, path.stat()) for path in found if path.is_file())
+    return [f"{file} {stat.st_size} {stat.st_mtime_ns}" for file, stat in facts]

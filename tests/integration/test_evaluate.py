@@ -74,8 +74,28 @@ def test_an_evaluation_and_its_report(global_lm: str, tmp_path: Path) -> None:
     page = (tmp_path / "results" / "report.html").read_text()
     assert page.count("<svg") == 4
     assert "src=" not in page
-    assert "messages learned from" in perslm(*command)
+    assert "reduction" in perslm(*command)
     assert json.loads((tmp_path / "results" / "report.json").read_text()) == report
+
+
+def test_another_global_lm_of_the_same_name_is_asked_anew(global_lm: str, tmp_path: Path) -> None:
+    arpa, store = tmp_path / "lm.arpa", ["--store", f"embedded:{tmp_path / 'store'}"]
+    arpa.write_bytes(Path(global_lm.removeprefix("arpa:")).read_bytes())
+
+    def perplexity(folder: str) -> float:
+        command = ["evaluate", MAIL / "ines-student.mbox", "--user", "ines", "--amounts", ""]
+        command += ["--global-lm", f"arpa:{arpa}", "-o", tmp_path / folder, "--json"]
+        report = json.loads(perslm(*command))
+        return float(report["summary"]["amounts"]["all"]["global_perplexity"]["mean"])
+
+    before = perplexity("results")
+    words = Path(global_lm.removeprefix("arpa:")).with_name("words.json")
+    mail = MAIL / "ruth-lawyer"  # the same words
+    perslm("build", mail, "--user", "ruth", "--vocab", words, "--order", 3, *store)
+    perslm("export", "ruth", "--format", "arpa", "-o", arpa, *store)
+    after = perplexity("results")
+    assert after != before
+    assert after == perplexity("elsewhere")
 
 
 def test_what_is_refused(tmp_path: Path) -> None:
