@@ -55,12 +55,17 @@ class Gate:
     ) -> _T:
         """Do as :meth:`run`, but raise TimeoutError at ``deadline``, of time.monotonic().
 
-        Work that has not begun by then is not done; what has begun goes on, and nobody hears of it.
+        Work that has not begun by then, or when the caller is cancelled, is not done; what has
+        begun goes on, and nobody hears of it.
         """
         if deadline == math.inf:
             return await self.run(work, *args, **kwargs)
         running = self._submit(work, *args, **kwargs)
-        done, _ = await asyncio.wait((running,), timeout=max(0.0, deadline - time.monotonic()))
+        try:
+            done, _ = await asyncio.wait((running,), timeout=max(0.0, deadline - time.monotonic()))
+        except asyncio.CancelledError:
+            running.cancel()
+            raise
         if done:
             return running.result()
         running.cancel()

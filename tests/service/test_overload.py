@@ -124,6 +124,11 @@ def test_a_full_gate_refuses_at_once_and_what_is_given_up_is_not_begun() -> None
         second.cancel()
         with pytest.raises(asyncio.CancelledError):
             await second
+        in_time = asyncio.create_task(gate.run_until(time.monotonic() + 60, done.append, "in time"))
+        await asyncio.sleep(0)  # it waits
+        in_time.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await in_time
         third = asyncio.create_task(gate.run(done.append, "third"))
         go_on.set()
         await asyncio.gather(first, third)
