@@ -32,7 +32,8 @@ from service.metrics import OTHER, REASONS, ROUTES, Watch
 from service.settings import Settings
 
 _FIELDS: Final[tuple[str, ...]] = ("request_id", "transport", "route", "code")
-_LOGGERS: Final = ("service", "uvicorn")
+_SERVER: Final = "uvicorn"
+_LOGGERS: Final = ("service", _SERVER)
 
 _ExcInfo: TypeAlias = (
     tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
@@ -122,10 +123,22 @@ def _log_more_failures(place: str, number: int) -> None:
 _failures: Final = Limited(_log_more_failures)
 
 
+def _log_more_of_server(line: str, number: int) -> None:
+    _log.warning("%d more: %s", number, line)
+
+
+_of_server: Final = Limited(_log_more_of_server)
+
+
+def _is_let(record: logging.LogRecord) -> bool:
+    """Tell whether a line of the HTTP server may be written: callers can provoke those, too."""
+    return _of_server.lets(str(record.msg))  # before anything is put in
+
+
 def flush() -> None:
     """Write what is left to say, at the end of a process."""
-    _refusals.flush()
-    _failures.flush()
+    for limited in (_refusals, _failures, _of_server):
+        limited.flush()
 
 
 class TextFormatter(logging.Formatter):
@@ -168,6 +181,8 @@ def configure(settings: Settings) -> None:
             continue
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(formatter(settings))
+        if name == _SERVER:
+            handler.addFilter(_is_let)
         logger.addHandler(handler)
         logger.setLevel(level)
         logger.propagate = False

@@ -93,6 +93,22 @@ def test_refusals_cannot_flood_the_log(
     assert last.endswith("INFO service.logs: 998 more refused code=invalid_request")
 
 
+def test_nor_can_what_is_no_request(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loggers = [logging.getLogger(name) for name in ("service", "uvicorn")]
+    for logger in loggers:
+        for name, value in (("handlers", []), ("level", logging.INFO), ("propagate", True)):
+            monkeypatch.setattr(logger, name, value)
+    logs.configure(settings())
+    for _ in range(1000):
+        logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
+    logs.flush()
+    *written, last = capsys.readouterr().err.splitlines()
+    assert len(written) == 10
+    assert last.endswith("WARNING service.logs: 990 more: Invalid HTTP request received.")
+
+
 def test_a_bug_is_logged_by_type_and_place(caplog: pytest.LogCaptureFixture) -> None:
     try:
         raise ValueError(SECRET)
