@@ -432,6 +432,6 @@ def _constant(value: int) -> Callable[[], int]:
 def _lives(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):  # or it is another by now, of another user
         return False
     return True

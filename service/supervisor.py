@@ -3,7 +3,8 @@
 The supervisor binds the addresses, answers nothing itself, and knows of no user. Its workers run
 ``service.run``: each accepts from the one HTTP socket, listens at the gRPC port beside the others,
 and has models of its own in memory. So a worker that hangs or dies takes along what it was
-answering, and nothing else: whoever has not been accepted yet goes to another.
+answering, and nothing else: over HTTP whoever has not been accepted yet goes to another, while
+each has a queue of its own for gRPC.
 
 ===========================  =====================================================================
 what happens                 what is done
