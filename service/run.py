@@ -32,7 +32,7 @@ import uvloop
 
 from perslm.errors import ArgumentError
 from perslm.store import DEFAULT_TENANT, Store, open_store
-from service import grpc, logs, shedding
+from service import grpc, logs, protocol
 from service.audit import configure
 from service.core import ScoringService
 from service.http import create_app
@@ -212,7 +212,7 @@ class _HttpServer(uvicorn.Server):
         config = uvicorn.Config(
             create_app(settings, service),
             loop="none",
-            http=shedding.protocol(service),
+            http=protocol.protocol(service, settings),
             ws="none",
             lifespan="off",
             access_log=False,

@@ -19,7 +19,7 @@ from service.codec import Format
 from service.core import ScoringService
 from service.http import create_app
 from service.settings import Settings
-from service.shedding import protocol
+from service.protocol import protocol
 from service.tls import secure
 
 TYPES = {"json": "application/json", "msgpack": "application/msgpack"}
@@ -47,7 +47,7 @@ def running(
         app or create_app(settings, service),
         port=0,
         loop="uvloop",
-        http=protocol(service),
+        http=protocol(service, settings),
         lifespan="off",
         log_config=None,
     )
