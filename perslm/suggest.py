@@ -133,7 +133,7 @@ class Suggester:
         text = before[-_LONGEST_PHRASE:] + written
         begin = len(text) - len(written)
         last = len(text) if ended else len(text) - 1
-        return any(begin < match.end() <= last for match in self._blocked.finditer(text))
+        return any(begin < match.end(1) <= last for match in self._blocked.finditer(text))
 
 
 def calibrate(confidences: npt.ArrayLike, coverage: float) -> float:
@@ -249,10 +249,12 @@ class _PrefixIndex:
 
 
 def _phrases(blocklist: Iterable[str]) -> re.Pattern[str] | None:
+    """Return what finds a blocked phrase, as group 1, wherever one begins; they may overlap."""
     phrases = [phrase.split() for phrase in blocklist]
     if not all(phrases):
         raise ArgumentError("a blocked phrase has at least one word")
     if not phrases:
         return None
+    phrases.sort(key=lambda phrase: -len(" ".join(phrase)))  # of those that begin alike the longest
     found = "|".join(r"\s+".join(map(re.escape, phrase)) for phrase in phrases)
-    return re.compile(rf"(?<!\w)(?:{found})(?!\w)", re.IGNORECASE)
+    return re.compile(rf"(?<!\w)(?=((?:{found})(?!\w)))", re.IGNORECASE)

@@ -139,6 +139,18 @@ def test_blocked_phrases_are_neither_shown_nor_completed(bpe: Vocabulary) -> Non
     assert not any("the" in s.text.strip(".!? ").split() for s in held.suggest("for"))
 
 
+@pytest.mark.parametrize(
+    "blocklist", [["the", "the note"], ["the note", "the"], ["for the", "the note"]]
+)
+def test_blocked_phrases_that_begin_alike_or_overlap(blocklist: list[str]) -> None:
+    """Those that the user typed themselves hide none that a suggestion would complete."""
+    model = of_words("thanks for the note.", "thanks for the other.")
+    suggester = Suggester(PersonalOnly(model), WORDS, blocklist=blocklist)
+    texts = [s.text for s in suggester.suggest("thanks for the ")]
+    assert texts
+    assert not any("note" in text for text in texts)
+
+
 def test_nothing_is_shown_below_the_threshold() -> None:
     model = of_words("thanks for the note.", "thanks for the other note.")
     everything = Suggester(PersonalOnly(model), WORDS).suggest("thanks for")
