@@ -77,7 +77,7 @@ def passage_tally(model: PersonalModel, ids: Ids, targets: Float32Array) -> Tall
         return Tally()
     states = states_along(model, ids)
     personal = model.score(states, ids[1:, None])[0][:, 0].astype(np.float64)
-    weights = model.weights(states).astype(np.float64)
+    weights = model.weights(states, np.arange(n)).astype(np.float64)
     shared = targets.astype(np.float64)
     with np.errstate(divide="ignore"):
         mixed = np.logaddexp(np.log(weights) + personal, np.log1p(-weights) + shared)

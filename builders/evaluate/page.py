@@ -13,6 +13,12 @@ from typing import Any
 
 from perslm.errors import MissingExtraError
 
+_LEGEND = (
+    "messages: how many were learned from, the last before the test; global, mixed: perplexity per "
+    "token without and with the person's model, means over people; reduction: mean over people of "
+    "how much lower it is, with its 95% bootstrap interval over people; harmed: by more than 0.1%; "
+    "λ: mean weight of the person's model; KiB: a person's model in the store."
+)
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; margin: 1rem 0 } caption { text-align: left; font-weight: 600 }
@@ -32,9 +38,9 @@ def page(report: dict[str, Any]) -> str:
         "<h1>What personalization is worth</h1>",
         f"<p>{summary['users']} people; global LM {html.escape(report['global_lm'])}. Of each "
         f"person's mail the newest {report['test_share']:.0%} is the test; models are built from "
-        "the mail before it, weights are never fitted on the test. Intervals: 95%, bootstrap over "
-        "people.</p>",
+        "the mail before it, weights are never fitted on the test.</p>",
         _table("Perplexity by amount of training mail", *perplexity_rows(summary)),
+        f"<p class='note'>{_LEGEND}</p>",
         perplexity_plot(summary),
         people_plot(report["users"]),
     ]
@@ -58,13 +64,13 @@ def markdown(report: dict[str, Any]) -> str:
     for head, rows in tables:
         lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
         made.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
-    return "\n\n".join([*made, report["made_by"]]) + "\n"
+    return "\n\n".join([*made, _LEGEND, report["made_by"]]) + "\n"
 
 
 def perplexity_rows(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Return head and rows of the table of perplexity."""
-    head = ["messages learned from", "people", "perplexity, global", "personalised"]
-    head += ["reduction, mean", "improved", "harmed > 0.1%", "worst", "λ", "KiB a person"]
+    head = ["messages", "people", "global", "mixed", "reduction", "95%", "improved", "harmed"]
+    head += ["worst", "λ", "KiB"]
     rows = []
     for amount, a in summary["amounts"].items():
         rows.append(
@@ -73,7 +79,8 @@ def perplexity_rows(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]
                 str(a["users"]),
                 f"{a['global_perplexity']['mean']:.1f}",
                 f"{a['mixed_perplexity']['mean']:.1f}",
-                f"{_share(a['reduction'])}",
+                f"{a['reduction']['mean']:.1%}",
+                f"{100 * a['reduction']['low']:.0f} – {100 * a['reduction']['high']:.0f}",
                 f"{a['improved']:.1%}",
                 f"{a['harmed']:.1%}",
                 f"{a['worst']:+.1%}",
@@ -149,10 +156,6 @@ def coverage_plot(summary: dict[str, Any]) -> str:
         axes.plot(*shown, marker="o", label=label)
     axes.legend()
     return _svg(figure)
-
-
-def _share(values: dict[str, float]) -> str:
-    return f"{values['mean']:.1%} ({values['low']:.1%} – {values['high']:.1%})"
 
 
 def _table(caption: str, head: list[str], rows: list[list[str]]) -> str:

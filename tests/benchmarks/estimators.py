@@ -1,6 +1,6 @@
 """What personalization is worth by estimator, with gates that were fitted on other people only.
 
-    python -m tests.benchmarks.estimators MAIL... [--by-file] [--order 5] [--global-lm smollm2]
+    python -m tests.benchmarks.estimators MAIL... [--by-file] [--as-is] [--order 5] [--global-lm smollm2]
 
 ``perslm evaluate`` uses the gates that come with perslm; whose mail they were fitted on cannot tell
 how good they are. Here people are dealt into seven parts, and each is tested with gates of the
@@ -17,6 +17,7 @@ import numpy as np
 
 from builders import gates as fitting
 from builders.build import specials
+from builders.clean import KINDS
 from builders.evaluate.mail import Letter, letters_of
 from builders.evaluate.measure import Tally, tally
 from builders.evaluate.run import AMOUNTS, split
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--by-file", action="store_true", help="a file is the mail of one person")
     parser.add_argument("--order", type=int, default=5)
     parser.add_argument("--global-lm", default="smollm2")
+    parser.add_argument("--as-is", action="store_true", help="the mail holds own words only")
     parser.add_argument("--cache", type=Path, default=Path("global-logprobs"))
     options = parser.parse_args()
     shared = open_global_lm(options.global_lm)
@@ -58,8 +60,9 @@ def main() -> None:
     router = Router.for_sources(
         options.mail, user=None, me=(), by_file=options.by_file, progress=Quiet()
     )
+    settings = Settings(languages=("all",), keep=KINDS) if options.as_is else Settings()
     mail = letters_of(
-        options.mail, router=router, vocabulary=vocabulary, settings=Settings(), progress=Quiet()
+        options.mail, router=router, vocabulary=vocabulary, settings=settings, progress=Quiet()
     )
     people = [letters for letters in mail.values() if len(letters) >= fitting.FEWEST_LETTERS]
     samples = [list(fitting.samples(p, vocabulary, targets, order)) for p in people]
