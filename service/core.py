@@ -31,6 +31,7 @@ bytes to bytes; :meth:`ScoringService.score` is for all there can be.
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import math
 import struct
@@ -184,6 +185,7 @@ class ScoringService:
         self._cache = cache if cache is not None else ModelCache(store, settings)
         self._tenant = DEFAULT_TENANT
         self._quick_values = min(QUICK_VALUES, settings.max_answer_values)
+        self._checking: asyncio.Task[None] | None = None
         self.metrics = Metrics(self._cache.figures)
         self.gate = Gate(settings)
         self.turns: dict[Transport, Turn] = {"http": Turn(settings), "grpc": Turn(settings)}
@@ -376,9 +378,15 @@ class ScoringService:
         if not existed:
             raise NoModelError("the user has no published model")
 
-    def check(self) -> None:
-        """Return if the store answers; raises StoreError if not."""
-        self._store.ping()
+    async def check(self) -> None:
+        """Return if the store answers; raises StoreError if not.
+
+        It is asked once at a time, however many want to know: probes need not prove who they are.
+        """
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.create_task(asyncio.to_thread(self._store.ping))
+            self._checking.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        await asyncio.shield(self._checking)
 
     def _checked(self, request: ScoreRequest) -> tuple[int, int]:
         """Return the number of histories, and of columns that an answer without a model has."""

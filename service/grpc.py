@@ -370,7 +370,7 @@ class _Health(health.aio.HealthServicer):
     ) -> health_pb2.HealthCheckResponse:
         if request.service == SERVICE:
             try:
-                await asyncio.to_thread(self._service.check)
+                await self._service.check()
             except StoreError:
                 return health_pb2.HealthCheckResponse(
                     status=health_pb2.HealthCheckResponse.NOT_SERVING

@@ -279,7 +279,7 @@ class _Handlers:
 
     async def readyz(self, request: Request) -> Response:
         try:
-            await to_thread.run_sync(self._service.check)
+            await self._service.check()
         except StoreError as error:
             return _refusal(problem_of(error), _watch(request), status="not ready")
         return _json({"status": "ok"})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import numpy as np
 import pytest
 
@@ -139,7 +141,7 @@ def test_metadata_that_cannot_be_had(store: Store) -> None:
         with pytest.raises(StoreUnavailableError):
             away.model(USER)
         with pytest.raises(StoreUnavailableError):
-            away.check()
+            asyncio.run(away.check())
         assert away.score(request({"top_k": 1})).reason == "store_unavailable"
 
 

@@ -140,6 +140,32 @@ def test_a_full_gate_refuses_at_once_and_what_is_given_up_is_not_begun() -> None
     assert done == ["first", "third", "last"]
 
 
+def test_probes_ask_the_store_once_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = ScoringService(store, settings())
+    asked, go_on = threading.Semaphore(0), threading.Event()
+
+    def ping(self: Store) -> None:
+        asked.release()
+        assert go_on.wait(30)
+
+    monkeypatch.setattr(Store, "ping", ping)
+
+    async def use() -> None:
+        probes = [asyncio.create_task(service.check()) for _ in range(100)]
+        assert await asyncio.to_thread(asked.acquire, timeout=30)
+        probes[0].cancel()  # which is nothing to the others
+        await asyncio.sleep(0)
+        probes += [asyncio.create_task(service.check())]
+        await asyncio.sleep(0)
+        go_on.set()
+        await asyncio.gather(*probes[1:])
+        assert not asked.acquire(blocking=False)
+        await service.check()
+        assert asked.acquire(blocking=False)
+
+    asyncio.run(use())
+
+
 def test_a_full_service_refuses_over_http(store: Store, raw_store: redis.Redis) -> None:
     with (
         running(settings(**FULL), store) as url,
