@@ -31,7 +31,7 @@ class UserInfo:
     ``vocabulary`` (a fingerprint) are as the builder gave them.
     """
 
-    user: str
+    user: str = field(repr=False)
     generation: int
     previous: int
     bytes: int

@@ -9,7 +9,7 @@ an n-gram model (:class:`PooledModel`) or the user's model alone (:class:`Person
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -43,7 +43,7 @@ class Filter(Protocol):
 class Hypothesis:
     """One continuation: its token ids and its total natural log-probability."""
 
-    ids: tuple[int, ...]
+    ids: tuple[int, ...] = field(repr=False)
     logprob: float
 
     @property

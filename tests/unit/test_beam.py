@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perslm.beam import PersonalOnly, PooledModel, search
+from perslm.beam import Hypothesis, PersonalOnly, PooledModel, search
 from perslm.blob import Metadata, encode
 from perslm.counts import Specials, count
 from perslm.errors import ArgumentError
@@ -93,3 +93,7 @@ def test_arguments() -> None:
         search(pooled, [], width=0)
     with pytest.raises(ArgumentError):
         PooledModel(count(OFFICE, 2, SPECIALS), epsilon=0)
+
+
+def test_what_is_shown_of_a_hypothesis_holds_no_words() -> None:
+    assert repr(Hypothesis((271, 828), -1.5)) == "Hypothesis(logprob=-1.5)"

@@ -416,3 +416,10 @@ def test_a_view_closes_with_its_store(store_url: str, monkeypatch: pytest.Monkey
 def test_names_that_no_tenant_has(store: Store, name: str) -> None:
     with pytest.raises(ArgumentError):
         store.of_tenant(name)
+
+
+def test_what_is_shown_of_a_model_names_nobody(store: Store) -> None:
+    publish(store, b"words")
+    for shown in (store.info(USER), store.fetch(USER), store.generations(USER), store):
+        assert USER not in repr(shown)
+        assert "words" not in repr(shown)
