@@ -1,6 +1,6 @@
 """What personalization is worth by estimator, with gates that were fitted on other people only.
 
-    python -m tests.benchmarks.estimators MAIL... [--by-file] [--as-is] [--order 5] [--global-lm smollm2]
+    python -m tests.benchmarks.estimators MAIL... [--by-file] [--as-is] [--order 5]
 
 ``perslm evaluate`` uses the gates that come with perslm; whose mail they were fitted on cannot tell
 how good they are. Here people are dealt into seven parts, and each is tested with gates of the

@@ -17,11 +17,20 @@ import pytest
 import perslm.cli.main
 from perslm.store import open_store
 from service.settings import Settings
+from tests.neural import needs_smollm2
 from tests.service.server import running
 from tests.support import FIXTURES, ROOT
 
 README = (ROOT / "README.md").read_text("utf-8")
 MAIL = FIXTURES / "mail"
+EXAMPLES = re.findall(r"```python\n(.*?)```\n\n```text\n(.*?)```", README, re.S)
+
+
+def printed_by(code: str, names: dict[str, object]) -> str:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(code, "README.md", "exec"), names)
+    return printed.getvalue()
 
 
 def run(command: str, folder: Path, store_url: str) -> str:
@@ -55,15 +64,25 @@ def test_the_python_examples(
     run(f"perslm build {nora} --user-from file --vocab vocab.json", tmp_path, store_url)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PERSLM_STORE", store_url)
-    fenced = re.findall(r"```(python|text)\n(.*?)```", README, re.S)
-    assert [kind for kind, _ in fenced] == ["python", "text"] * 3
+    examples = [(code, said) for code, said in EXAMPLES if "transformers" not in code]
+    assert len(examples) == 3
     with open_store(store_url) as store, running(Settings(), store) as url:
         names: dict[str, object] = {"url": url}
-        for (_, code), (_, expected) in zip(fenced[::2], fenced[1::2], strict=True):
-            printed = io.StringIO()
-            with contextlib.redirect_stdout(printed):
-                exec(compile(code, "README.md", "exec"), names)
-            assert printed.getvalue() == expected
+        for code, expected in examples:
+            assert printed_by(code, names) == expected
+
+
+@needs_smollm2
+def test_the_example_with_transformers(
+    tmp_path: Path, store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("perslm vocab import smollm2 -o smollm2.json", tmp_path, store_url)
+    nora = MAIL / "nora-engineer.mbox"
+    run(f"perslm build {nora} --user-from file --vocab smollm2.json", tmp_path, store_url)
+    monkeypatch.setenv("PERSLM_STORE", store_url)
+    ((code, expected),) = (example for example in EXAMPLES if "transformers" in example[0])
+    assert len([line for line in code.splitlines() if line]) <= 15
+    assert printed_by(code, {}) == expected
 
 
 @pytest.mark.parametrize(

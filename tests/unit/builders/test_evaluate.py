@@ -111,7 +111,7 @@ def test_a_tally_is_the_sum_over_words(tmp_path: Path) -> None:
             states = model.states([ids[:t]])
             tokens += 1
             global_nats -= float(row[0, ids[t]])
-            mixed_nats -= float(model.mix(states, row)[0, ids[t]])
+            mixed_nats -= float(model.mix(states, row, positions=[t - 1])[0, ids[t]])
             known += bool(np.isfinite(model.distribution(states)[0, ids[t]]))
     assert (found.tokens, found.words, found.known) == (tokens, 7, known)
     assert 0 < known < tokens
