@@ -128,8 +128,9 @@ def rotate(
         stderr.print(f"{len(owners)} users: {said or 'nothing to do'}")
     if failed:
         stderr.print(
-            f"{len(failed)} users have models that cannot be decrypted, which --json names: their "
-            "key is not in the file, or they are damaged; build these users again"
+            f"{len(failed)} users have models that cannot be decrypted, which --json names: put "
+            "the missing master key into the file; where nobody has it, or models are damaged, "
+            "delete these users with perslm forget and build them again"
         )
         raise typer.Exit(1)
 

@@ -17,6 +17,7 @@ import redis
 
 from perslm import encryption
 from perslm.embedded import EmbeddedServer
+from perslm.errors import StoreError
 from perslm.store import Store, open_store
 from tests.integration.mailboxes import Perslm
 
@@ -99,7 +100,14 @@ def test_models_under_a_lost_key_are_counted_and_left(
     assert done["current"] == 1
     said = perslm("keys", "rotate", code=1).err
     assert "cannot be decrypted" in said
+    assert "perslm forget" in said
     assert "lost" not in said
+    with open_store(store_url, master_keys=key_file) as store:  # nobody overwrites them by mistake
+        with pytest.raises(StoreError, match="add that key"):
+            publish(store, "lost")
+        perslm("forget", "lost", "--yes")
+        publish(store, "lost")
+    assert perslm("keys", "rotate", "--json").json["current"] == 2
 
 
 def test_mistakes_are_told_in_a_line(perslm: Perslm, tmp_path: Path, key_file: Path) -> None:
