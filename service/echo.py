@@ -5,7 +5,8 @@ the transport's: what a score takes above it is perslm's. The server, its settin
 loop are those of ``service.run``.
 
 =============  ===============================================================================
-``/echo``      a route like the one that scores: the same dispatch, metrics and handling of errors
+``/echo``      a route of ours: dispatch, metrics and handling of errors as those that score have.
+               It goes through ASGI, which a hot user's plain step need not (``service.protocol``)
 ``/bare``      plain ASGI before the application: the least that this server needs for a body
 ``Echo.…``     ``Stream``, a gRPC stream, and ``Unary``, a call
 =============  ===============================================================================

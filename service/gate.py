@@ -20,8 +20,11 @@ from typing import Final, ParamSpec, TypeVar
 from perslm.errors import PerslmError
 from service.settings import Settings
 
-_MOST_BURSTS: Final = 4  # answered in one turn, whatever there was before
-_CALM_TURNS: Final = 16  # after which twice as many may come
+_PATIENCE: Final = 0.02  # seconds of turns on end that are too long, until some are refused
+_LONGEST: Final = _PATIENCE / 4  # what one turn counts for at most: it need not have been requests
+_CALM_TURNS: Final = 16  # after which all are answered again
+_KEPT: Final = 0.9  # of what was measured before, with each turn
+_OF_REFUSAL: Final = 0.4  # what a refusal takes of what an answer does
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -100,19 +103,25 @@ class Turn:
 
     In a turn a process takes all that has arrived since the last, answers it, and only then looks
     again; so who arrives now waits for the rest of this turn and for the next. Bursts are answered,
-    for they pass. But where two turns on end have more than the setting ``max_burst``, more arrives
-    than can be answered, and the turns would grow until everybody waits for everybody. Then only an
-    eighth of that is answered in a turn: turns are short, and who is let in is answered soon. Where
-    for some turns no more than this arrives, it becomes twice as much, and so on. For one event
-    loop.
+    for they pass. But where turns on end take longer than the setting ``turn_seconds``, more
+    arrives than can be answered, and they would grow until everybody waits for everybody. Then only
+    as many are answered in a turn as, with the refusals, take half of that: turns are short, and
+    who is let in is answered soon. So it stays until all that comes is answered so for some turns.
+
+    What turns take is measured, as time of the thread's processor: while it must wait for other
+    programs, nothing is refused for that. For one event loop.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._burst = settings.max_burst
-        self._few = max(1, settings.max_burst // 8)
-        self._most = _MOST_BURSTS * self._burst
-        self._allowed = self._most
-        self._now = self._before = self._calm = 0
+    def __init__(
+        self, settings: Settings, *, clock: Callable[[], float] = time.thread_time
+    ) -> None:
+        self._clock = clock
+        self._long = settings.turn_seconds
+        self._allowed: float = math.inf
+        self._now = self._calm = 0
+        self._begun = self._behind = 0.0
+        self._spent = self._done = 0.0  # of late: seconds, and what was done in them, in answers
+        self._refused = 0.0  # of late, in a turn
         self.answering = False
         """Set by whoever answers one of the requests: what arrives after that is the next turn."""
 
@@ -125,14 +134,24 @@ class Turn:
         return self._now <= self._allowed
 
     def _end(self) -> None:
-        now, self._now = self._now, 0
-        recovering = self._allowed < self._most
-        if now > self._burst and (recovering or self._before > self._burst):
-            self._allowed, self._calm = self._few, 0
-        elif now > self._allowed:
+        now, arrived = self._clock(), self._now
+        spent, self._begun, self._now = min(now - self._begun, _LONGEST), now, 0
+        refused = max(0.0, arrived - self._allowed)
+        self._spent = _KEPT * self._spent + spent
+        self._done = _KEPT * self._done + arrived - refused + _OF_REFUSAL * refused
+        if self._allowed == math.inf:
+            self._behind = self._behind + spent if spent > self._long else 0.0
+            if self._behind <= _PATIENCE:
+                return
+            self._behind, self._calm, self._refused = 0.0, 0, 0.0
+        elif refused:
             self._calm = 0
-        elif recovering:
+        else:
             self._calm += 1
             if self._calm == _CALM_TURNS:
-                self._allowed, self._calm = min(2 * self._allowed, self._most), 0
-        self._before = now
+                self._allowed = math.inf
+                return
+        self._refused += (1 - _KEPT) * (refused - self._refused)
+        refusals = _OF_REFUSAL * self._refused  # which take their time, too, but not all of it
+        worth = self._long / 2 * self._done / self._spent
+        self._allowed = max(1, int(worth - refusals), int(refusals / 2))

@@ -288,6 +288,13 @@ class Metrics(Collector):
         """Return a watch for a request that has just come; ``route`` may be set later."""
         return Watch(self, transport, route)
 
+    def refused(self, transport: Transport, route: str, code: str, number: int) -> None:
+        """Count so many requests that were refused at once, for which a watch would be too dear."""
+        begin = _ROUTES[transport, route]
+        with self._mutex:
+            self._row[begin + _OUTCOMES["refused", code]] += number
+            self._row[begin + _TOTAL] += number  # the first bucket
+
     def text(self) -> bytes:
         """Return all figures in the text format of Prometheus (``CONTENT_TYPE``)."""
         return generate_latest(self._registry)

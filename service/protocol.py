@@ -67,7 +67,8 @@ class _Front:
         self._most = settings.max_histories
         self._turn = service.turns["http"]
         self._turning = False
-        self._since = 0
+        self.refused = 0  # in this turn
+        self._untold = 0
         self._next_line = 0.0
         self.refusal = _Response(*refusal_parts(problem_of(OverloadedError())))
         self.answer = _Response(
@@ -83,17 +84,14 @@ class _Front:
 
     def _turn_over(self, turn: Turn) -> None:
         turn.answering, self._turning = True, False
-
-    def refused(self) -> None:
-        """Count a refusal, and tell of it."""
-        watch = self._metrics.watch("http", "score")
-        watch.status, watch.reason = "refused", "overloaded"
-        watch.end()
-        self._since += 1
-        now = time.monotonic()
-        if now >= self._next_line:
-            _log.warning("overloaded: %d refused since the last such line", self._since)
-            self._since, self._next_line = 0, now + _LINE_SECONDS
+        if self.refused:
+            self._metrics.refused("http", "score", "overloaded", self.refused)
+            self._untold += self.refused
+            self.refused = 0
+            now = time.monotonic()
+            if now >= self._next_line:
+                _log.warning("overloaded: %d refused since the last such line", self._untold)
+                self._untold, self._next_line = 0, now + _LINE_SECONDS
 
     def scores(self, headers: Headers, body: bytes) -> bytes | None:
         """Return the content of an answer, and count it; None if this is not the place for it."""
@@ -158,6 +156,7 @@ def protocol(service: ScoringService, settings: Settings) -> type[HttpToolsProto
             ):
                 if not front.admit(self.loop):
                     self._refused = True
+                    front.refused += 1
                     return
                 if (
                     parser.should_keep_alive()
@@ -214,7 +213,6 @@ def protocol(service: ScoringService, settings: Settings) -> type[HttpToolsProto
 
         def _refuse(self) -> None:
             self._refused = False
-            front.refused()
             headers = self.server_state.default_headers
             self.transport.write(front.refusal.after(headers))
             if not self.parser.should_keep_alive() or _LAST in headers:

@@ -57,8 +57,8 @@ class Settings:
     A request may have ``max_body_bytes``, ``max_histories``, and need ``max_answer_values``
     log-probabilities: its histories times its candidates, or times the vocabulary. Of the requests
     that must ask the store or compute for long, ``max_inflight`` are worked on at a time and
-    ``max_waiting`` wait; those beyond are refused. Of the others up to ``max_burst`` may arrive
-    while the process is busy; where it is more again and again, most are refused.
+    ``max_waiting`` wait; those beyond are refused. To answer the others that have arrived may take
+    ``turn_seconds``; where it takes longer again and again, some are refused.
 
     Who may call, which docs/operations.md tells at length: ``keys`` is a file of API keys. Tokens
     are checked with one of the files ``jwt_secret`` (HS256) and ``jwt_keys`` (a PEM public key or a
@@ -92,7 +92,7 @@ class Settings:
     max_answer_values: int = 8 * _MIB
     max_inflight: int = 32
     max_waiting: int = 64
-    max_burst: int = 32
+    turn_seconds: float = 0.001
 
     keys: str | None = None
     jwt_secret: str | None = None
@@ -122,6 +122,7 @@ class Settings:
             "fresh_seconds",
             "stale_seconds",
             "load_seconds",
+            "turn_seconds",
             "max_waiting",
             "jwt_leeway_seconds",
         ):
@@ -132,7 +133,6 @@ class Settings:
             "max_histories",
             "max_answer_values",
             "max_inflight",
-            "max_burst",
             "workers",
         ):
             if getattr(self, name) < 1:

@@ -18,8 +18,8 @@ from perslm.store import Store
 from service.codec import Format
 from service.core import ScoringService
 from service.http import create_app
-from service.settings import Settings
 from service.protocol import protocol
+from service.settings import Settings
 from service.tls import secure
 
 TYPES = {"json": "application/json", "msgpack": "application/msgpack"}

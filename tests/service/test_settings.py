@@ -34,7 +34,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "PERSLM_MAX_ANSWER_VALUES": "6",
         "PERSLM_MAX_INFLIGHT": "7",
         "PERSLM_MAX_WAITING": "8",
-        "PERSLM_MAX_BURST": "9",
+        "PERSLM_TURN_SECONDS": "0.25",
         "PERSLM_KEYS": "keys.json",
         "PERSLM_JWT_SECRET": "secret",
         "PERSLM_JWT_KEYS": "",
@@ -55,7 +55,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
     assert set(environment) == {f"PERSLM_{name.upper()}" for name in Settings.__dataclass_fields__}
     wanted = Settings(
         *("redis://localhost", "master.json", "unix:/run/s", "unix:/run/g", 0.5, True, 1, 2.5, 3.0),
-        *(0.5, 4, 5, 6, 7, 8, 9),
+        *(0.5, 4, 5, 6, 7, 8, 0.25),
         *("keys.json", "secret", None, "perslm", "login", 7.0, "sub"),
         *("cert.pem", "key.pem", "ca.pem", True, "audit.log", "audit.key", "json"),
         *("http://127.0.0.1:4318", 3),
@@ -74,6 +74,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         ("PERSLM_FRESH_SECONDS", "-1"),
         ("PERSLM_STALE_SECONDS", "nan"),
         ("PERSLM_LOAD_SECONDS", "-1"),
+        ("PERSLM_TURN_SECONDS", "-1"),
         ("PERSLM_MAX_HISTORIES", "0"),
         ("PERSLM_MAX_INFLIGHT", "0"),
         ("PERSLM_MAX_WAITING", "-1"),

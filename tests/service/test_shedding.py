@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import grpc
+import msgpack
 import pytest
 
+from perslm import wire
 from perslm.store import Store
 from perslm.v1 import scorer_pb2
 from service.core import ScoringService
@@ -21,30 +23,51 @@ from tests.service.support import FINGERPRINT, HISTORIES, USER, settings
 FIELDS = {"user": USER, "vocabulary": FINGERPRINT, "histories": HISTORIES, "top_k": 3}
 
 
-def turn_of(turn: Turn, arrived: int) -> int:
-    """Let so many requests arrive in one turn of the loop; return how many may be answered."""
-    admitted = sum([turn.admit() for _ in range(arrived)])
-    turn.answering = True
-    return admitted
+class Loop:
+    """Turns of an event loop, whose answers take 30 µs and whose refusals 10."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self.turn = Turn(settings(turn_seconds=0.001), clock=lambda: self._seconds)
+
+    def __call__(self, arrived: int) -> int:
+        """Let so many requests arrive in one turn; return how many may be answered."""
+        admitted = sum([self.turn.admit() for _ in range(arrived)])
+        self.turn.answering = True
+        self._seconds += 30e-6 * admitted + 1e-5 * (arrived - admitted)
+        return admitted
 
 
 def test_bursts_are_answered_and_a_flood_is_not() -> None:
-    turn = Turn(settings(max_burst=32))
-    assert [turn_of(turn, 32) for _ in range(50)] == [32] * 50
-    assert [turn_of(turn, n) for n in (100, 3, 100, 3)] == [100, 3, 100, 3]
-    assert turn_of(turn, 300) == 128  # whatever there was before
-    assert turn_of(turn, 33) == 33
-    # two on end: from now on turns are short
-    assert [turn_of(turn, n) for n in (33, 10, 4, 300)] == [4, 4, 4, 4]
-    assert [turn_of(turn, 4) for _ in range(15)] == [4] * 15
-    assert turn_of(turn, 5) == 4
-    for allowed in (8, 16):  # after some that were calm
-        assert [turn_of(turn, 4) for _ in range(16)] == [4] * 16
-        assert turn_of(turn, 30) == allowed
-    assert turn_of(turn, 40) == 16
-    assert turn_of(turn, 30) == 4  # not yet: from the beginning
-    assert [turn_of(turn, 4) for _ in range(16 * 5)] == [4] * 16 * 5
-    assert turn_of(turn, 300) == 128
+    loop = Loop()
+    assert [loop(30) for _ in range(100)] == [30] * 100
+    assert [loop(n) for n in (500, 3, 300, 300, 3)] == [500, 3, 300, 300, 3]
+    for _ in range(9):  # longer than a millisecond, on end
+        assert loop(80) == 80
+    answered = [loop(40) for _ in range(50)]
+    assert min(answered) >= 1
+    assert 400e-6 <= 30e-6 * answered[-1] + 1e-5 * (40 - answered[-1]) <= 600e-6
+    answered = [loop(10_000) for _ in range(50)]
+    assert 1000 <= answered[-1] <= 3000  # for half of what the refusals take, however many
+
+
+def test_after_a_flood_all_are_answered_again() -> None:
+    loop = Loop()
+    for _ in range(50):
+        loop(200)
+    for _ in range(3):
+        assert [loop(3) for _ in range(15)] == [3] * 15
+        assert loop(200) < 60  # not yet: from the beginning
+        loop(200)
+    assert [loop(3) for _ in range(17)] == [3] * 17
+    assert loop(200) == 200
+
+
+def test_work_that_is_no_request_is_not_taken_for_a_flood() -> None:
+    loop = Loop()
+    for _ in range(100):
+        loop._seconds += 0.1
+        assert [loop(300), loop(1), loop(1)] == [300, 1, 1]
 
 
 class Flood(Turn):
@@ -106,18 +129,57 @@ def test_the_framing_of_http_survives(url: str, service: ScoringService) -> None
     head = b"POST /v1/score HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
     whole = head + b"content-length: 2\r\n\r\n{}"
     last = head + b"connection: close\r\ncontent-length: 2\r\n\r\n{}"
-    place = urlsplit(url)
-    assert place.hostname
     for full, status in ((True, b"HTTP/1.1 503"), (False, b"HTTP/1.1 422")):
         turn.full = full
-        with socket.create_connection((place.hostname, place.port), 30) as connection:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            for piece in (whole[:30], whole[30:-1], whole[-1:] + whole + whole, last):
-                connection.sendall(piece)
-            received = b""
-            while part := connection.recv(1 << 16):
-                received += part
+        received = sent_in_pieces(url, whole[:30], whole[30:-1], whole[-1:] + whole + whole, last)
         assert received.count(b"HTTP/1.1") == received.count(status) == 4
+
+
+def test_plain_requests_have_the_same_framing(url: str, service: ScoringService) -> None:
+    """Answers come in the order of their requests, whatever way those go."""
+    fields = {
+        "user": USER,
+        "vocabulary": FINGERPRINT,
+        "histories": wire.pack_rows(HISTORIES),
+        "candidates": wire.pack_array([[2, 3]] * len(HISTORIES), "<u4"),
+    }
+    body = msgpack.packb(fields)
+    head = b"POST /v1/score HTTP/1.1\r\nhost: x\r\ncontent-type: application/msgpack\r\n"
+    length = b"content-length: %d\r\n\r\n" % len(body)
+    plain, last = head + length + body, head + b"connection: close\r\n" + length + body
+    chunks = b"%x\r\n%b\r\n%x\r\n%b\r\n0\r\n\r\n" % (9, body[:9], len(body) - 9, body[9:])
+    chunked = head + b"transfer-encoding: chunked\r\n\r\n" + chunks
+    expecting = head + b"expect: 100-continue\r\n" + length + body
+    wrong = head + b"content-length: 1\r\n\r\n\xc1"
+    other = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+    received = sent_in_pieces(
+        url, plain[:20], plain[20:-7], plain[-7:], plain + wrong + plain + other + chunked + plain
+    )
+    assert statuses(received) == [b"200"] * 2 + [b"400"] + [b"200"] * 5
+    assert received.count(b"logprobs") == 5
+    pieces = sent_in_pieces(url, chunked[:-20], chunked[-20:], expecting, plain + last)
+    assert [status for status in statuses(pieces) if status != b"100"] == [b"200"] * 4
+    assert pieces.count(b"logprobs") == 4
+
+
+def statuses(received: bytes) -> list[bytes]:
+    return [part[1:4] for part in received.split(b"HTTP/1.1")[1:]]
+
+
+def sent_in_pieces(url: str, *pieces: bytes) -> bytes:
+    """Return all that comes back until there is nothing more to come."""
+    place = urlsplit(url)
+    assert place.hostname
+    with socket.create_connection((place.hostname, place.port), 30) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for piece in pieces:
+            connection.sendall(piece)
+        if b"connection: close" not in pieces[-1]:
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        received = b""
+        while part := connection.recv(1 << 16):
+            received += part
+    return received
 
 
 def test_what_is_too_much_is_refused_over_grpc(store: Store) -> None:
