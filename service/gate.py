@@ -103,8 +103,9 @@ class Turn:
 
     In a turn a process takes all that has arrived since the last, answers it, and only then looks
     again; so who arrives now waits for the rest of this turn and for the next. Bursts are answered,
-    for they pass. But where turns on end take longer than the setting ``turn_seconds``, more
-    arrives than can be answered, and they would grow until everybody waits for everybody. Then only
+    for they pass. But where turns on end, of more than one request each, take longer than the
+    setting ``turn_seconds``, more arrives than can be answered, and they would grow until everybody
+    waits for everybody. Then only
     as many are answered in a turn as, with the refusals, take half of that: turns are short, and
     who is let in is answered soon. So it stays until all that comes is answered so for some turns.
 
@@ -140,7 +141,7 @@ class Turn:
         self._spent = _KEPT * self._spent + spent
         self._done = _KEPT * self._done + arrived - refused + _OF_REFUSAL * refused
         if self._allowed == math.inf:
-            self._behind = self._behind + spent if spent > self._long else 0.0
+            self._behind = self._behind + spent if spent > self._long and arrived > 1 else 0.0
             if self._behind <= _PATIENCE:
                 return
             self._behind, self._calm, self._refused = 0.0, 0, 0.0
