@@ -133,6 +133,7 @@ def protocol(service: ScoringService, settings: Settings) -> type[HttpToolsProto
 
     class Protocol(HttpToolsProtocol):
         _refused = False
+        _given: Headers
         _body: bytes | None = None  # what has come of a request that may be answered on the spot
         _silence: asyncio.TimerHandle | None = None
         _heard = 0.0
@@ -165,9 +166,10 @@ def protocol(service: ScoringService, settings: Settings) -> type[HttpToolsProto
                     and not self.expect_100_continue
                     and _LAST not in self.server_state.default_headers
                 ):
-                    self._body = b""
+                    self._body, self._given = b"", self.headers
+                    self.headers = []  # what comes now are trailers
                     return
-            self._begin()
+            self._begin(self.headers)
 
         def on_body(self, body: bytes) -> None:
             if self._body is not None:
@@ -180,7 +182,7 @@ def protocol(service: ScoringService, settings: Settings) -> type[HttpToolsProto
                 self._refuse()
                 return
             if self._body is not None:
-                content = front.scores(self.headers, self._body)
+                content = front.scores(self._given, self._body)
                 if content is not None:
                     self._body = None
                     self.server_state.total_requests += 1
@@ -197,17 +199,18 @@ def protocol(service: ScoringService, settings: Settings) -> type[HttpToolsProto
                 self._silence.cancel()
             super().connection_lost(exc)
 
-        def _begin(self) -> None:
-            """Do what uvicorn would have done until here."""
-            url, headers, expects = self.url, self.headers, self.expect_100_continue
+        def _begin(self, headers: Headers) -> None:
+            """Do what uvicorn would have done until here, but keep trailers out of the scope."""
+            url, expects = self.url, self.expect_100_continue
             super().on_message_begin()
             self.url, self.expect_100_continue = url, expects
             self.headers += headers  # the same list is in the scope
             super().on_headers_complete()
+            self.headers = []
 
         def _pass_on(self) -> None:
             body, self._body = self._body, None
-            self._begin()
+            self._begin(self._given)
             if body:
                 super().on_body(body)
 

@@ -63,6 +63,14 @@ def test_after_a_flood_all_are_answered_again() -> None:
     assert loop(200) == 200
 
 
+def test_requests_that_come_one_by_one_are_answered_however_long_they_take() -> None:
+    loop = Loop()
+    for _ in range(100):
+        loop._seconds += 0.005
+        assert loop(1) == 1
+    assert loop(2) == 2
+
+
 def test_work_that_is_no_request_is_not_taken_for_a_flood() -> None:
     loop = Loop()
     for _ in range(100):
@@ -160,6 +168,16 @@ def test_plain_requests_have_the_same_framing(url: str, service: ScoringService)
     pieces = sent_in_pieces(url, chunked[:-20], chunked[-20:], expecting, plain + last)
     assert [status for status in statuses(pieces) if status != b"100"] == [b"200"] * 4
     assert pieces.count(b"logprobs") == 4
+
+
+def test_trailers_are_no_headers(url: str) -> None:
+    """Who looked at the head of a request, as a proxy does, has seen all that counts."""
+    head = b"POST /v1/score HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    for kind, body in ((b"msgpack", b"\x80"), (b"json", b"{}")):
+        trailer = b"content-type: application/%b\r\n\r\n" % kind
+        whole = head + b"%x\r\n%b\r\n0\r\n%b" % (len(body), body, trailer)
+        received = sent_in_pieces(url, whole, whole[:-3], whole[-3:])
+        assert statuses(received) == [b"415", b"415", b"200"]
 
 
 def statuses(received: bytes) -> list[bytes]:
