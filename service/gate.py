@@ -105,9 +105,9 @@ class Turn:
     again; so who arrives now waits for the rest of this turn and for the next. Bursts are answered,
     for they pass. But where turns on end, of more than one request each, take longer than the
     setting ``turn_seconds``, more arrives than can be answered, and they would grow until everybody
-    waits for everybody. Then only
-    as many are answered in a turn as, with the refusals, take half of that: turns are short, and
-    who is let in is answered soon. So it stays until all that comes is answered so for some turns.
+    waits for everybody. Then only as many are answered in a turn as, with the refusals, take half
+    of that: turns are short, and who is let in is answered soon. So it stays until all that comes
+    is answered so for some turns.
 
     What turns take is measured, as time of the thread's processor: while it must wait for other
     programs, nothing is refused for that. For one event loop.
