@@ -110,3 +110,51 @@ class OracleKatz:
         if not context:
             return -math.inf
         return self.alpha(context) + self.p(context[1:], word)
+
+
+class OracleBackoff:
+    """The chain that ends in the global LM, as ``perslm.backoff`` defines it.
+
+    ``gates`` has the coefficients and the discount of every order, from 1.
+    """
+
+    def __init__(self, counts: Counter[NGram], order: int, gates: list[list[float]]) -> None:
+        self.counts, self.order, self.gates = counts, order, gates
+        self.successors: dict[NGram, list[Word]] = {}
+        self.before: dict[NGram, set[Word]] = {}
+        for gram in counts:
+            self.successors.setdefault(gram[:-1], []).append(gram[-1])
+            self.before.setdefault(gram[1:], set()).add(gram[0])
+        self.own = cache(self._own)
+
+    def used(self, h: NGram, w: Word) -> int:
+        """How often w counts after h."""
+        if len(h) + 1 == self.order or h[:1] == (OPEN,):
+            return self.counts[(*h, w)]
+        return max(1, len(self.before.get((*h, w), ()))) if self.counts[(*h, w)] else 0
+
+    def _own(self, h: NGram) -> dict[Word, float]:
+        """What h itself gives to the words seen after it."""
+        seen = {w: self.used(h, w) for w in self.successors.get(h, ())}
+        if not seen:
+            return {}
+        *a, discount = self.gates[len(h)]
+        c, t = sum(seen.values()), len(seen)
+        x, r = math.log2(c) / 8, t / c
+        z = a[0] + a[1] * x + a[2] * r + a[3] * x * x + a[4] * x * r + a[5] * r * r
+        z += a[6] * math.log2(t) / 8 + a[7] * (h[:1] == (OPEN,))
+        speaks = 1 - 1 / (1 + math.exp(-z))
+        return {w: speaks * max(n - discount, 0) / c for w, n in seen.items()}
+
+    def mixed(self, h: NGram, w: Word, p_global: float) -> float:
+        """p(w | h) where the global LM gives p_global."""
+        own = self.own(h)
+        lower = self.mixed(h[1:], w, p_global) if h else p_global
+        return own.get(w, 0.0) + (1 - math.fsum(own.values())) * lower
+
+    def p(self, history: NGram, word: Word) -> float:
+        """ln p(word | history) under the personal model alone, whatever the history's length."""
+        h = history[len(history) - self.order + 1 :] if len(history) >= self.order else history
+        weight = 1 - self.mixed(h, None, 1.0)  # nobody writes None
+        share = self.mixed(h, word, 0.0) / weight
+        return math.log(share) if share else -math.inf

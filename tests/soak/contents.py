@@ -18,10 +18,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from perslm.backoff import population
 from perslm.blob import Metadata, encode
 from perslm.counts import Specials, count
 from perslm.model import PersonalModel
-from tests.oracle import CLOSE, OPEN, OracleKatz, ngram_counts
+from tests.oracle import CLOSE, OPEN, OracleBackoff, ngram_counts
 from tests.support import Seq
 
 SIZE: Final = 260
@@ -97,7 +98,8 @@ def _content(seed: int, probes: list[Probe]) -> Content:
         for _ in range(_SENTENCES)
     ]
     blob = encode(count(mail, order, Specials(SIZE, BOS, EOS)), Metadata(FINGERPRINT, len(mail)))
-    oracle = OracleKatz(ngram_counts(mail, order), order)
+    gates = population(order).table.tolist()
+    oracle = OracleBackoff(ngram_counts(mail, order), order, gates)
     names = {EOS: CLOSE}
     columns = [names.get(i, i) for i in range(SIZE)]
     logprobs = np.array(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -21,7 +20,7 @@ from perslm.blob import Metadata, encode
 from perslm.counts import MAX_ORDER, Counts, Specials, count
 from perslm.errors import ArgumentError
 from perslm.model import PersonalModel
-from tests.oracle import CLOSE, OPEN, ngram_counts
+from tests.oracle import CLOSE, OPEN, OracleBackoff, ngram_counts
 from tests.support import Seq, sequence_lists, some_gates
 
 SIZE, BOS, EOS = 7, 0, 1
@@ -33,35 +32,9 @@ def counted(sequences: list[Seq], order: int) -> Counts:
     return count(sequences, order, Specials(SIZE, BOS, EOS))
 
 
-class OracleBackoff:
-    """The formulas of ``perslm.backoff``, word by word; a word is an id, or OPEN, or CLOSE."""
-
-    def __init__(self, sequences: list[Seq], order: int, gates: Gates) -> None:
-        self.counts: Counter = ngram_counts([(s.ids, s.opens, s.closes) for s in sequences], order)
-        self.order, self.gates = order, gates.table.tolist()
-
-    def used(self, h: tuple, w: object) -> int:
-        if len(h) + 1 == self.order or h[:1] == (OPEN,):
-            return self.counts[(*h, w)]
-        before = {g[0] for g in self.counts if g[1:] == (*h, w)}
-        return max(1, len(before)) if self.counts[(*h, w)] else 0
-
-    def own(self, h: tuple) -> dict:
-        seen = {g[-1]: self.used(h, g[-1]) for g in self.counts if g[:-1] == h}
-        if not seen:
-            return {}
-        *a, discount = self.gates[len(h)]
-        c, t = sum(seen.values()), len(seen)
-        x, r = math.log2(c) / 8, t / c
-        z = a[0] + a[1] * x + a[2] * r + a[3] * x * x + a[4] * x * r + a[5] * r * r
-        z += a[6] * math.log2(t) / 8 + a[7] * (h[:1] == (OPEN,))
-        speaks = 1 - 1 / (1 + math.exp(-z))
-        return {w: speaks * max(n - discount, 0) / c for w, n in seen.items()}
-
-    def mixed(self, h: tuple, w: object, p_global: float) -> float:
-        own = self.own(h)
-        lower = self.mixed(h[1:], w, p_global) if h else p_global
-        return own.get(w, 0.0) + (1 - sum(own.values())) * lower
+def oracle_of(sequences: list[Seq], order: int, gates: Gates) -> OracleBackoff:
+    counts = ngram_counts([(s.ids, s.opens, s.closes) for s in sequences], order)
+    return OracleBackoff(counts, order, gates.table.tolist())
 
 
 @given(sequence_lists(), ORDERS, st.integers(0, 99), st.lists(st.integers(2, 5), max_size=6))
@@ -70,7 +43,7 @@ def test_the_mixture_is_what_the_definition_says(
 ) -> None:
     gates = some_gates(order, seed)
     counts = counted(sequences, order)
-    oracle = OracleBackoff(sequences, order, gates)
+    oracle = oracle_of(sequences, order, gates)
     engine = compile_counts(counts, gates)
     model = PersonalModel(engine, NOBODY, counts)
     row = np.random.default_rng(seed).dirichlet(np.ones(SIZE))
