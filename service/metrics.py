@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 import uuid
+import weakref
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -118,16 +119,20 @@ _ROW: Final = _FIRST_ROUTE + _ROUTE * len(_ROUTES)
 class Board:
     """Memory for the figures of a service's processes, a row for each.
 
-    Made by whoever starts them; they open it by its ``descriptor``, which they inherit. A row goes
-    from a process that ended to the one that takes its place, with all that was counted in it.
+    Made by whoever starts them; they open it by its ``descriptor``, which they inherit (−1 where
+    there is one process alone). A row goes from a process that ended to the one that takes its
+    place, with all that was counted in it.
     """
 
     def __init__(self, rows: int, descriptor: int | None = None) -> None:
         size = 8 * _ROW * rows
-        if descriptor is None:
+        if descriptor is None and rows == 1:
+            descriptor = -1  # shared with nobody: memory without a file
+        elif descriptor is None:
             with tempfile.TemporaryFile() as file:
                 file.truncate(size)
                 descriptor = os.dup(file.fileno())
+            weakref.finalize(self, os.close, descriptor)
         self.descriptor = descriptor
         self._memory = mmap.mmap(descriptor, size)
 

@@ -288,7 +288,9 @@ def kill(server: EmbeddedServer) -> None:
         process = connection.info("server")["process_id"]
     watched = os.pidfd_open(process)
     os.kill(process, signal.SIGKILL)
-    assert select.select([watched], [], [], 30)[0]
+    ended = select.poll()
+    ended.register(watched, select.POLLIN)
+    assert ended.poll(30_000)
     os.close(watched)
 
 
