@@ -5,7 +5,8 @@ models. How a process ends:
 
 1. A signal comes (SIGINT or SIGTERM), or the word of a supervisor. gRPC takes nothing new. HTTP
    tells every caller with its next answer that the connection ends, and goes on to accept as long
-   as any are connected, for a second: so nobody loses a request because two things crossed.
+   as any are connected, for a second: so nobody loses a request because two things crossed. Then
+   nobody new gets into the queue of its socket, and those who are in it are accepted.
 2. What is being answered is finished, for some seconds. A second signal does not wait.
 3. What then still waits for a store that hangs is left behind.
 
@@ -38,7 +39,7 @@ from service.core import ScoringService
 from service.http import create_app
 from service.metrics import Board
 from service.settings import Settings, TcpAddress
-from service.sockets import listening
+from service.sockets import listening, turn_away
 from service.tls import secure
 from service.tracing import open_tracer
 
@@ -47,6 +48,7 @@ STOP_SECONDS: Final = 5.0
 
 _KEEP_ALIVE_SECONDS: Final = 75  # longer than a writer pauses between two words
 _FAREWELL_SECONDS: Final = 0.7
+_DOOR_SECONDS: Final = 0.05  # until who is half connected stands before the door
 _CLOSE_SECONDS: Final = 1.0
 _STORE_SECONDS: Final = 2.0  # for each of its answers: so long a dead connection holds up a load
 
@@ -156,8 +158,8 @@ async def _serve(
     on_ready: Callable[[list[str]], None],
     orders: Orders | None,
 ) -> None:
-    stop, hurry = asyncio.Event(), asyncio.Event()
-    _listen_to(orders, stop, hurry)
+    stop, hurry, everybody = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    _listen_to(orders, stop, hurry, everybody)
     servers: list[grpc.Server | _HttpServer] = []
     urls: list[str] = []
     grpc_address = settings.address("grpc")
@@ -166,7 +168,7 @@ async def _serve(
         urls.append(await grpc_server.start(grpc_address))
         servers.append(grpc_server)
     if listener is not None:
-        http_server = _HttpServer(settings, service)
+        http_server = _HttpServer(settings, service, everybody)
         await http_server.start(listener[0])
         secured = http_server.config.ssl is not None
         urls.insert(0, listener[1].replace("http:", "https:", 1) if secured else listener[1])
@@ -181,16 +183,21 @@ async def _serve(
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
 
 
-def _listen_to(orders: Orders | None, stop: asyncio.Event, hurry: asyncio.Event) -> None:
-    """Have ``stop`` and ``hurry`` set when the process shall end."""
+def _listen_to(
+    orders: Orders | None, stop: asyncio.Event, hurry: asyncio.Event, everybody: asyncio.Event
+) -> None:
+    """Have ``stop`` and ``hurry`` set when the process shall end, ``everybody`` if all do."""
     loop = asyncio.get_running_loop()
 
     def on_signal() -> None:
         # a supervisor says itself when to hurry: a signal may come from it and to its whole group
         (hurry if stop.is_set() and orders is None else stop).set()
+        if orders is None:
+            everybody.set()
 
     def told(event: asyncio.Event) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(everybody.set)
             loop.call_soon_threadsafe(event.set)
 
     if threading.current_thread() is threading.main_thread():
@@ -208,7 +215,9 @@ async def _hurry(told: asyncio.Event, servers: list[grpc.Server | _HttpServer]) 
 class _HttpServer(uvicorn.Server):
     """Uvicorn as a part of a process: it starts and stops when told to, whatever the signals."""
 
-    def __init__(self, settings: Settings, service: ScoringService) -> None:
+    def __init__(
+        self, settings: Settings, service: ScoringService, everybody: asyncio.Event
+    ) -> None:
         config = uvicorn.Config(
             create_app(settings, service),
             loop="none",
@@ -225,6 +234,7 @@ class _HttpServer(uvicorn.Server):
         if settings.tls_cert is not None and isinstance(settings.address("http"), TcpAddress):
             secure(config, settings)
         super().__init__(config)
+        self._everybody = everybody  # set: no other process goes on to accept at this address
         self._ready = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         self._listener: socket.socket | None = None
@@ -278,6 +288,9 @@ class _HttpServer(uvicorn.Server):
             self._listener.close()
             for _ in range(2):  # then the loop has closed it as well: nothing is left but the queue
                 await asyncio.sleep(0)
+            if self._everybody.is_set():  # whoever came now would be cut off with the queue
+                turn_away(queue)
+                await asyncio.sleep(_DOOR_SECONDS)
             for _ in range(self.config.backlog):
                 try:
                     connection, _ = queue.accept()

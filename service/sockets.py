@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import socket
 import stat
+import struct
+import sys
 from collections.abc import Iterator
-from typing import Literal
+from typing import Final, Literal
 
 from perslm.errors import ArgumentError
 from service.settings import Address, TcpAddress, UnixAddress
+
+_SO_ATTACH_FILTER: Final = 26  # of asm-generic/socket.h
+
+_NO_SYN: Final = (  # for the kernel's packet filter: code, jumps if true and if not, operand
+    (0x30, 0, 0, 13),  # load the flags of the TCP header
+    (0x54, 0, 0, 0x12),  # of these SYN and ACK
+    (0x15, 0, 1, 0x02),  # SYN alone: the next step, else the one after
+    (0x06, 0, 0, 0),  # drop
+    (0x06, 0, 0, 0xFFFFFFFF),  # keep
+)
 
 
 @contextlib.contextmanager
@@ -45,6 +58,24 @@ def shared_port(address: Address) -> Iterator[str]:
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # from now on
         host = f"[{address.host}]" if ":" in address.host else address.host
         yield f"{host}:{reserved.getsockname()[1]}"
+
+
+def turn_away(listener: socket.socket) -> None:
+    """Let nobody new into the queue of ``listener``, which can still be accepted from.
+
+    To close it cuts off who is in its queue, and somebody may come between the last look there and
+    the end. Over TCP requests to connect are dropped from now on: they are repeated after a second,
+    and then refused. Where the system cannot do that, nothing changes.
+    """
+    with contextlib.suppress(OSError):
+        if listener.family == socket.AF_UNIX:
+            listener.shutdown(socket.SHUT_RD)
+        elif sys.platform == "linux":
+            program = ctypes.create_string_buffer(
+                b"".join(struct.pack("=HBBI", *step) for step in _NO_SYN)
+            )
+            fprog = struct.pack("@HP", len(_NO_SYN), ctypes.addressof(program))
+            listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, fprog)
 
 
 def _tcp_socket(address: TcpAddress, what: Literal["HTTP", "gRPC"] = "HTTP") -> socket.socket:
