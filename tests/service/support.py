@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -125,3 +127,11 @@ def assert_same(got: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> None:
     assert got.dtype == wanted.dtype
     assert got.shape == wanted.shape
     assert got.tobytes() == wanted.tobytes()
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Return when something holds that another thread is about to do."""
+    end = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < end
+        threading.Event().wait(0.005)

@@ -25,6 +25,7 @@ from tests.service.support import (
     blob_of,
     publish,
     settings,
+    until,
 )
 from tests.support import ROOT
 
@@ -457,6 +458,7 @@ def test_every_replica_serves_a_new_generation_within_a_second(
                 clock.now += moment
                 for cache in replicas:
                     assert cache.get(USER).generation == generation - 1
+            until(lambda: not any(cache._loads for cache in replicas))  # those behind it
             publish(store, USER, blob_of(sequences))
             clock.now += 1.0
             assert [cache.get(USER).generation for cache in replicas] == [generation] * 2

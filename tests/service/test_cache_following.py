@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import queue
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 
 from perslm.store import Change, Store, open_store
 from service.cache import ModelCache
-from tests.service.support import NEW_MAIL, USER, Clock, blob_of, publish, settings
+from tests.service.support import NEW_MAIL, USER, Clock, blob_of, publish, settings, until
 from tests.service.test_cache import Counting
 
 
@@ -45,14 +44,6 @@ class Announcements:
 
     def close(self) -> None:
         self._queue.put(None)
-
-
-def until(holds: Callable[[], bool]) -> None:
-    """Return when something holds that another thread is about to do."""
-    end = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < end
-        threading.Event().wait(0.005)
 
 
 @contextmanager

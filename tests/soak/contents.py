@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations
 from random import Random
@@ -75,9 +74,7 @@ def _history(random: Random) -> list[int]:
 
 def make_contents(seed: int, number: int, probes: list[Probe]) -> list[Content]:
     """Return contents that every probe tells from each other."""
-    with ProcessPoolExecutor(2) as processes:
-        seeds = [seed * 1000 + i for i in range(number)]
-        contents = list(processes.map(_content, seeds, [probes] * number))
+    contents = [_content(seed * 1000 + i, probes) for i in range(number)]
     for probe in range(len(probes)):
         for a, b in combinations(contents, 2):
             assert _differ(a.logprobs[probe], b.logprobs[probe]), "change the seed"
