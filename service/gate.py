@@ -23,6 +23,7 @@ from service.settings import Settings
 _PATIENCE: Final = 0.02  # seconds of turns on end that are too long, until some are refused
 _LONGEST: Final = _PATIENCE / 4  # what one turn counts for at most: it need not have been requests
 _CALM_TURNS: Final = 16  # after which all are answered again
+_FEW: Final = 8  # requests of one turn: never too many, however long each takes
 _KEPT: Final = 0.9  # of what was measured before, with each turn
 _OF_REFUSAL: Final = 0.4  # what a refusal takes of what an answer does
 
@@ -103,11 +104,14 @@ class Turn:
 
     In a turn a process takes all that has arrived since the last, answers it, and only then looks
     again; so who arrives now waits for the rest of this turn and for the next. Bursts are answered,
-    for they pass. But where turns on end, of more than one request each, take longer than the
+    for they pass. But where turns on end, of more than a few requests each, take longer than the
     setting ``turn_seconds``, more arrives than can be answered, and they would grow until everybody
     waits for everybody. Then only as many are answered in a turn as, with the refusals, take half
     of that: turns are short, and who is let in is answered soon. So it stays until all that comes
     is answered so for some turns.
+
+    A few requests are answered however long they take: a handful of callers, who each wait for an
+    answer before they ask again, keep a process without the kernel in turns of any length.
 
     What turns take is measured, as time of the thread's processor: while it must wait for other
     programs, nothing is refused for that. For one event loop.
@@ -141,7 +145,7 @@ class Turn:
         self._spent = _KEPT * self._spent + spent
         self._done = _KEPT * self._done + arrived - refused + _OF_REFUSAL * refused
         if self._allowed == math.inf:
-            self._behind = self._behind + spent if spent > self._long and arrived > 1 else 0.0
+            self._behind = self._behind + spent if spent > self._long and arrived > _FEW else 0.0
             if self._behind <= _PATIENCE:
                 return
             self._behind, self._calm, self._refused = 0.0, 0, 0.0
@@ -155,4 +159,4 @@ class Turn:
         self._refused += (1 - _KEPT) * (refused - self._refused)
         refusals = _OF_REFUSAL * self._refused  # which take their time, too, but not all of it
         worth = self._long / 2 * self._done / self._spent
-        self._allowed = max(1, int(worth - refusals), int(refusals / 2))
+        self._allowed = max(_FEW, int(worth - refusals), int(refusals / 2))
