@@ -70,7 +70,7 @@ def _tenant(namespace: str, installation: str) -> str | None:
         return DEFAULT_TENANT
     name = namespace.removeprefix(f"{installation}.")
     if name in (namespace, DEFAULT_TENANT) or not _TENANT.fullmatch(name):
-        return None  # of another installation, such as perslm.staging of the tenant acme
+        return None  # of nobody here
     return name
 
 

@@ -35,7 +35,7 @@ what it replaced (``previous``); rolling back twice goes back two steps, not for
 
 **Tenants** share a server and nothing else. Those of the tenant ``acme`` have the namespace
 ``perslm.acme``, the default tenant has the one above. No key of one begins like a key of another,
-since what follows a namespace is a colon, which no tenant's name may hold.
+since what follows a namespace is a colon, and a tenant's name holds neither that nor a dot.
 
 **Deletion.** ``forget`` removes everything and leaves a *fence*: one integer above every number
 the user ever had. A build publishes only against the fence that it read at its start, so one that
@@ -170,8 +170,10 @@ class Store:
         keep_generations_seconds: int,
         master_keys: MasterKeys | None = None,
     ) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", namespace):
-            raise ArgumentError("a namespace is 1 to 64 letters, digits, '_', '.' or '-'")
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", namespace):
+            raise ArgumentError(  # perslm.acme would be the tenant acme of perslm
+                "a namespace is 1 to 64 letters, digits, '_' or '-'"
+            )
         if not timeout > 0:
             raise ArgumentError(f"the timeout is {timeout} s: it must be above 0")
         if keep_generations_seconds < 0:

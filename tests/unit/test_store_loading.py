@@ -153,7 +153,12 @@ def test_what_is_not_a_url(url: str) -> None:
 
 
 def test_other_arguments_are_checked(store: Store) -> None:
-    for arguments in ({"namespace": "a:b"}, {"timeout": 0}, {"keep_generations_seconds": -1}):
+    for arguments in (
+        {"namespace": "a:b"},
+        {"namespace": "a.b"},
+        {"timeout": 0},
+        {"keep_generations_seconds": -1},
+    ):
         with pytest.raises(ArgumentError):
             open_store("redis://localhost", **arguments)
     with pytest.raises(ArgumentError, match="bytes"):
