@@ -26,7 +26,7 @@ import msgpack
 
 from perslm import _store_keys as keys
 from perslm import _store_scripts as scripts
-from perslm.encryption import replacing
+from perslm._files import replacing
 from perslm.errors import SourceError
 from perslm.store import Store
 

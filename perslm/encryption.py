@@ -64,14 +64,14 @@ import json
 import os
 import re
 import secrets
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
+from perslm._files import replacing
 from perslm.errors import ArgumentError, DecryptionError, MissingExtraError
 
 KEY_MAGIC: Final = b"pslk\x01"
@@ -366,29 +366,6 @@ def _write(path: Path, current: str, keys: list[MasterKey]) -> None:
     content = json.dumps({"version": _VERSION, "current": current, "keys": rows}, indent=2) + "\n"
     with replacing(path) as file:
         file.write(content.encode())
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Give a file to write that takes the place of ``path``: whole, or not at all.
-
-    Only its owner may read it. It is on the disk when this has ended.
-    """
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)  # else the new name could be lost, and what was encrypted with it
-    finally:
-        os.close(directory)
 
 
 @contextlib.contextmanager

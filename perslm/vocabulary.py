@@ -27,13 +27,12 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable
-from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from perslm._files import replacing
 from perslm.errors import ArgumentError, MissingExtraError, VocabularyError
 from perslm.tokenize import (
     ENTITY_TOKENS,
@@ -387,24 +386,14 @@ class Vocabulary:
         return vocabulary
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write to a file, which is replaced in one step or not at all.
+        """Write to a file, which is replaced in one step or not at all; others may read it.
 
         Raises VocabularyError if it cannot be written.
         """
         target = Path(path)
         try:
-            handle, temporary = tempfile.mkstemp(prefix=target.name + ".", dir=target.parent)
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(self.to_bytes())
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.chmod(temporary, 0o644)
-                os.replace(temporary, target)
-            except BaseException:
-                with suppress(FileNotFoundError):
-                    os.unlink(temporary)
-                raise
+            with replacing(target, 0o644) as file:
+                file.write(self.to_bytes())
         except OSError as error:
             raise VocabularyError(
                 f"{target} cannot be written: {error.strerror}; "

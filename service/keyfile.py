@@ -30,6 +30,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
+from perslm._files import replacing
 from perslm.errors import ArgumentError
 from perslm.store import DEFAULT_TENANT, check_tenant
 
@@ -176,19 +177,10 @@ def _change(path: Path, change: Callable[[list[Key]], list[Key]]) -> None:
     with _locked(path.parent):
         keys = change(read(path) if path.exists() else [])
         content = {"version": _VERSION, "keys": [asdict(key) for key in keys]}
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(content, file, indent=2)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
+        with replacing(path) as file:
+            file.write(f"{json.dumps(content, indent=2)}\n".encode())
             if path.exists():  # a service of another account may have been allowed to read it
-                os.chmod(temporary, path.stat().st_mode & 0o777)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+                os.fchmod(file.fileno(), path.stat().st_mode & 0o777)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from perslm._files import replacing
 from perslm.errors import NoModelError, VocabularyError
 from perslm.model import PersonalModel
 from perslm.store import Store, open_store
@@ -116,7 +117,8 @@ def check_writable(path: Path) -> None:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not _is_special(path):
-        temporary = _beside(path)
+        target = path.resolve()
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.partial")
         with _naming(path):
             temporary.touch()
             temporary.unlink()
@@ -127,22 +129,12 @@ def write_bytes(path: Path, data: bytes) -> None:
     if _is_special(path):
         path.write_bytes(data)
         return
-    temporary = _beside(path)
-    with _naming(path):
-        try:
-            temporary.write_bytes(data)
-            temporary.replace(path.resolve())
-        finally:
-            temporary.unlink(missing_ok=True)
+    with _naming(path), replacing(path, 0o666) as file:
+        file.write(data)
 
 
 def _is_special(path: Path) -> bool:
     return path.exists() and not path.is_file()
-
-
-def _beside(path: Path) -> Path:
-    target = path.resolve()
-    return target.with_name(f".{target.name}.{os.getpid()}.partial")
 
 
 @contextmanager
