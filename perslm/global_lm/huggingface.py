@@ -23,6 +23,8 @@ from perslm.vocabulary import Vocabulary
 try:
     import torch
     import transformers
+
+    from perslm.global_lm._tree import Tree, fits
 except ImportError:
     raise MissingExtraError("a Hugging Face LM", "hf") from None
 
@@ -62,6 +64,7 @@ class HuggingFaceLM:
             raise ArgumentError("the LM has no token that opens a text: name one as opening")
         self._opening = opening
         self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._tree = Tree(model, keeps=self._keeps) if fits(model) else None
         self._past: Any = None
         self._seen: list[tuple[int, ...]] = []
 
@@ -107,6 +110,8 @@ class HuggingFaceLM:
         rows = [self._translated(history)[-self._limit :] for history in histories]
         if not rows:
             return np.empty((0, self._ids), np.float32)
+        if self._tree is not None:
+            return _normalized(self._tree.logits(rows))
         by_length: dict[int, list[int]] = defaultdict(list)
         for i, row in enumerate(rows):
             by_length[len(row)].append(i)

@@ -90,7 +90,14 @@ def test_rows_are_the_lms_whatever_the_lengths(kind: str, vocabulary: Vocabulary
 
 @needs_torch
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_histories_that_go_on_cost_one_step(kind: str, vocabulary: Vocabulary) -> None:
+@pytest.mark.parametrize("as_tree", [True, False])
+def test_histories_that_go_on_cost_one_step(
+    kind: str, as_tree: bool, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from perslm.global_lm import huggingface
+
+    if not as_tree:  # as with an LM that takes no mask of its own
+        monkeypatch.setattr(huggingface, "fits", lambda _: False)
     lm = tiny_lm(kind)
     shapes = counted(lm)
     steps = [
@@ -102,10 +109,30 @@ def test_histories_that_go_on_cost_one_step(kind: str, vocabulary: Vocabulary) -
     ]
     global_lm = adapter(lm, vocabulary)
     answers = [global_lm.logprobs(step) for step in steps]
-    assert shapes == [(1, 4), (3, 1), (2, 1), (2, 2), (2, 9)]
+    tokens = [(1, 4), (1, 3), (1, 2), (1, 4), (1, 7)]  # the last shares a beginning with all
+    assert shapes == (tokens if as_tree else [(1, 4), (3, 1), (2, 1), (2, 2), (2, 9)])
     for step, rows in zip(steps, answers, strict=True):
         for history, row in zip(step, rows, strict=True):
             assert row == pytest.approx(from_scratch(lm, [END, *history[1:]]), abs=1e-4)
+
+
+@needs_torch
+def test_what_is_of_no_use_any_more_is_forgotten(
+    vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from perslm.global_lm import _tree
+
+    monkeypatch.setattr(_tree, "SPARE", 4)
+    lm = tiny_lm()
+    global_lm = adapter(lm, vocabulary)
+    random = np.random.default_rng(0)
+    histories = [[vocabulary.bos, *random.integers(1, 4, n).tolist()] for n in range(1, 30)]
+    for history in histories:
+        rows = global_lm.logprobs([history, [*history, 5], history])
+        for row, ids in zip(rows, (history, [*history, 5], history), strict=True):
+            assert row == pytest.approx(from_scratch(lm, [END, *ids[1:]]), abs=1e-4)
+        kept = global_lm._tree._past.get_seq_length()
+        assert kept == global_lm._tree._size <= 2 * len(history) + 4 + len(history) + 2
 
 
 @needs_torch
