@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import html
 import io
-import math
 from typing import Any
 
 from perslm.errors import MissingExtraError
@@ -98,8 +97,8 @@ def typing_rows(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     head.append("personalised")
     rows = []
     curves = typing["curves"]
-    for was, now in zip(curves["global"], curves["mixed"], strict=True):
-        gain = now["exact_match"] / was["exact_match"] - 1 if was["exact_match"] else math.nan
+    gains = typing["relative_gain"].values()
+    for was, now, gain in zip(curves["global"], curves["mixed"], gains, strict=True):
         rows.append(
             [
                 f"{was['coverage']:.0%}",

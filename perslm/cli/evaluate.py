@@ -7,6 +7,7 @@ import json as jsonlib
 import math
 import platform
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,6 +38,7 @@ from perslm.cli.common import (
 )
 from perslm.cli.progress import show_progress
 from perslm.errors import ArgumentError
+from perslm.model import DEFAULT_ESTIMATOR
 from perslm.store import open_store
 from perslm.vocabulary import Vocabulary
 
@@ -260,7 +262,8 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _name(plan: Plan, settings: object, global_lm: str) -> str:
     """Return a name for everything that a person's figures depend on but the mail."""
-    parts = repr((plan, settings, global_lm, version("perslm")))
+    gates = files("perslm").joinpath("gates.json").read_bytes()
+    parts = repr((plan, settings, global_lm, version("perslm"), DEFAULT_ESTIMATOR, gates))
     return hashlib.blake2b(parts.encode(), digest_size=8).hexdigest()
 
 
