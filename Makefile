@@ -21,7 +21,7 @@ ifneq ($(shell command -v c++ g++ clang++),)
 test lint bench: export PERSLM_KERNEL ?= on
 endif
 
-.PHONY: demo test lint format bench sanitize fuzz soak clean help
+.PHONY: demo test lint format bench results sanitize fuzz soak clean help
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -51,6 +51,13 @@ bench: $(VENV)/.test ## quality of cleaning and speed, beside other libraries
 	$(RUN)/perslm bench service
 	$(RUN)/python -m tests.benchmarks.weight
 	$(RUN)/perslm bench
+
+# the report's JSON names people, so it stays in build/
+results: $(VENV)/.test ## what personalization is worth, on the mail of MAIL (a directory, a file a person), into docs/results
+	@test -n "$(if $(MAIL),$(wildcard $(MAIL)/*))" || { echo "make results needs mail: make results MAIL=DIRECTORY, \
+	with one file for each person" >&2; exit 2; }
+	$(RUN)/perslm evaluate $(MAIL)/* --user-from file --global-lm smollm2 $(EVALUATE) -o build/results
+	cp build/results/report.html build/results/report.md docs/results/
 
 sanitize: ## the tests that use the kernel, with address and undefined-behaviour sanitizers
 	CXX=g++ PERSLM_KERNEL=on $(MAKE) VENV=.venv-sanitize .venv-sanitize/.test \
