@@ -24,10 +24,18 @@ from perslm.errors import ArgumentError
 from perslm.interpolate import Float32Array
 from perslm.vocabulary import Vocabulary
 
-__all__ = ["SPECS", "GlobalLM", "open_global_lm"]
+__all__ = ["SPECS", "GlobalLM", "is_spec", "open_global_lm"]
 
 SPECS = ("smollm2", "hf:DIRECTORY", "arpa:FILE", "pocketsphinx")
 """What :func:`open_global_lm` understands."""
+
+
+def is_spec(name: str) -> bool:
+    """Tell whether ``name`` is one of :data:`SPECS`, and no file's; nothing is opened."""
+    kinds = [spec.partition(":") for spec in SPECS]
+    return any(
+        name == kind if not colon else name.startswith(kind + ":") for kind, colon, _ in kinds
+    )
 
 
 class GlobalLM(Protocol):
