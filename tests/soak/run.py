@@ -325,7 +325,7 @@ def _judge_services(
             ledger.violate("memory", f"the cache holds {service.most_cached} bytes")
         found = service.deadlines()
         excused = 0
-        for end, late, queued in found["late"]:
+        for end, late, queued, collecting in found["late"]:
             frozen = any(a <= end and end - late <= b for a, b in faults.frozen[number])
             if frozen or queued >= late - report.plan.grace:
                 excused += 1
@@ -333,7 +333,8 @@ def _judge_services(
                 ledger.violate(
                     "deadline",
                     f"replica {number} worked {late * 1e3:.1f} ms longer, "
-                    f"{queued * 1e3:.1f} ms of it waiting for a processor",
+                    f"{queued * 1e3:.1f} ms of it waiting for a processor, "
+                    f"{collecting * 1e3:.1f} ms collecting garbage",
                 )
         report.replicas.append(
             {
@@ -345,6 +346,8 @@ def _judge_services(
                 "with_deadline": found["number"],
                 "latest_ms": round(1e3 * found["longest"], 1),
                 "late_for_want_of_a_processor": excused,
+                "full_collections": found["collections"],
+                "longest_collection_ms": round(1e3 * found["longest_collection"], 1),
                 **{
                     name.removeprefix("perslm_").removesuffix("_total"): int(value)
                     for name, value in service.figures.items()

@@ -2,7 +2,8 @@
 
 ``python -m tests.soak.server DIRECTORY``, which has ``settings.json`` and ``clock``: eight bytes
 that hold by how many seconds the wall clock of this process is off. It writes ``ready`` (the URLs)
-and, at the end, ``deadlines.json``: how long after their deadlines requests were still worked on.
+and, at the end, ``deadlines.json``: how long after their deadlines requests were still worked on,
+and how long the garbage collector held everybody up.
 
 Deadlines are measured here because only this process knows: a client's own clock includes what the
 client waits for a processor. Even here a thread that wants to run may have to wait for one, so that
@@ -11,6 +12,7 @@ wait is written down, too: the kernel counts it for every thread.
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import math
@@ -21,6 +23,7 @@ import sys
 import threading
 import time
 import types
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +65,40 @@ class _RunQueue:
         self._samples.append((time.monotonic(), total / 1e9))
 
 
+class _Collections:
+    """When the garbage collector ran, during which no thread of this process does."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.longest = 0.0
+        self._spans: deque[tuple[float, float]] = deque(maxlen=1000)
+        self._begun = 0.0
+        gc.callbacks.append(self._on_collection)
+
+    def took(self, begin: float, end: float) -> float:
+        """Return the seconds of collections between two moments."""
+        return sum(max(0.0, min(b, end) - max(a, begin)) for a, b in tuple(self._spans))
+
+    def _on_collection(self, phase: str, info: dict[str, int]) -> None:
+        now = time.monotonic()
+        if phase == "start":
+            self._begun = now
+        elif info["generation"] == 2:
+            self.number += 1
+            self.longest = max(self.longest, now - self._begun)
+            self._spans.append((self._begun, now))
+
+
 class Deadlines:
     """Measures every scoring that has a deadline."""
 
     def __init__(self) -> None:
         self.number = 0
         self.longest = 0.0
-        self.late: list[tuple[float, float, float]] = []  # end, seconds late, seconds on the queue
+        # end, seconds late, of all: on the run queue, and of the collector
+        self.late: list[tuple[float, float, float, float]] = []
         self._queue = _RunQueue()
+        self._collections = _Collections()
 
     def watch(self) -> None:
         """Put the measurement around ScoringService.score."""
@@ -96,12 +125,18 @@ class Deadlines:
         self.number += 1
         self.longest = max(self.longest, late)
         if late > _GRACE:
-            self.late.append((end, late, self._queue.waited(begin, end)))
+            collecting = self._collections.took(begin, end)
+            self.late.append((end, late, self._queue.waited(begin, end), collecting))
 
     def write(self, path: Path) -> None:
-        path.write_text(
-            json.dumps({"number": self.number, "longest": self.longest, "late": self.late})
-        )
+        found = {
+            "number": self.number,
+            "longest": self.longest,
+            "late": self.late,
+            "collections": self._collections.number,
+            "longest_collection": self._collections.longest,
+        }
+        path.write_text(json.dumps(found))
 
 
 def let_the_clock_jump(path: Path) -> None:
