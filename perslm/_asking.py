@@ -85,6 +85,7 @@ class Asking:
         sound = isinstance(facts.get("vocabulary"), str) and all(
             type(facts.get(name)) is int for name in ("order", "generation", "vocabulary_size")
         )
+        sound = sound and type(facts.get("weight_by_state", False)) is bool
         if not sound or not 1 <= facts["order"] <= MAX_ORDER:
             raise ServiceError("the scoring service sent metadata that cannot be")
         return facts

@@ -19,6 +19,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy.typing as npt
+
 from perslm._asking import Asking, ClientBase, credentials_of
 from perslm._steps import AsyncWire, Steps, T, run_async
 from perslm._transport import open_async_transport
@@ -122,9 +124,9 @@ class AsyncRemoteModel(RemoteBase):
         super().__init__(asking, wire.line(), user, vocabulary)
         self._wire = wire
 
-    async def weights(self, states: States) -> Float32Array:
+    async def weights(self, states: States, positions: npt.ArrayLike | None = None) -> Float32Array:
         """Return λ of each state, float32[n]; a request if the last answers did not tell."""
-        return await self._run(self.ask_weights(states))
+        return await self._run(self.ask_weights(states, positions))
 
     async def score(
         self, states: States, candidates: Candidates
@@ -141,13 +143,18 @@ class AsyncRemoteModel(RemoteBase):
         return await self._run(self.ask_distribution(states))
 
     async def mix(
-        self, states: States, global_logprobs: Float32Array, out: Float32Array | None = None
+        self,
+        states: States,
+        global_logprobs: Float32Array,
+        out: Float32Array | None = None,
+        *,
+        positions: npt.ArrayLike | None = None,
     ) -> Float32Array:
         """Return ln(λ·p_personal + (1−λ)·p_global), float32[n, width], natural log.
 
         If every weight is 0: the given array, or ``out`` filled with it.
         """
-        return await self._run(self.ask_mix(states, global_logprobs, out))
+        return await self._run(self.ask_mix(states, global_logprobs, out, positions))
 
     async def _run(self, steps: Steps[T]) -> T:
         return await run_async(steps, self._wire, self._asking.timeout)

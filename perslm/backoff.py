@@ -30,13 +30,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 
 import numpy as np
 import numpy.typing as npt
 
 from perslm.counts import Counts, Int64Array
+from perslm.errors import ArgumentError
 from perslm.katz import Float64Array
 
 FEATURES = 8
@@ -176,11 +177,22 @@ def shift(
     A neural LM knows little of a text that has just begun, and more with every word of it; so a
     personal model is worth more early on than late. ``positions`` is how many tokens of the text
     came before, int[n]. ln(λ / (1 − λ)) is moved by a polynomial of the position's logarithm;
-    0 and 1 stay what they are.
+    0 and 1 stay what they are. Raises ArgumentError for positions that are not int[n].
     """
-    moved = np.exp(np.polynomial.polynomial.polyval(positions_of(positions), gates.position))
+    place = np.asarray(positions)
+    if place.shape != weights.shape or (place.size and place.dtype.kind not in "ui"):
+        raise ArgumentError(f"positions need the shape {weights.shape} of integers")
+    moved = factors(gates)[np.clip(place, 0, LONGEST_POSITION).astype(np.intp)]
     lam = weights.astype(np.float64)
-    return (lam * moved / (lam * moved + (1 - lam))).astype(np.float32)
+    shifted: Float64Array = lam * moved / (lam * moved + (1 - lam))
+    return shifted.astype(np.float32)
+
+
+@lru_cache(maxsize=8)
+def factors(gates: Gates) -> Float64Array:
+    """Return what λ / (1 − λ) is multiplied by at each position, float64[LONGEST_POSITION + 1]."""
+    powers = positions_of(np.arange(LONGEST_POSITION + 1))
+    return np.exp(np.polynomial.polynomial.polyval(powers, gates.position))
 
 
 def positions_of(positions: npt.ArrayLike) -> Float64Array:

@@ -14,6 +14,8 @@ request a beam step:
   Asked before them, ``weights`` is a request of its own.
 * ``mix`` asks for the log-probabilities of the words that the user ever wrote, once for all
   hypotheses, and mixes here: exactly what a local model does, bit for bit.
+* Positions in the text move λ here, as in a local model: they are not sent, and need no request.
+  The service has said before, with the order, whether its λ is by state, which alone is moved.
 
 A :class:`RemoteModel` numbers its states itself: state i stands for the i-th different context that
 it met, the last order − 1 ids of a history after its last ``<s>`` or ``</s>``. The context travels
@@ -128,7 +130,8 @@ class Client(ClientBase):
 
         ``order``, ``ngrams`` (a list by order), ``bytes`` (of the blob), ``generation``,
         ``messages``, ``tokens``, ``vocabulary`` (its fingerprint), ``vocabulary_size``, ``created``
-        (a POSIX time). Raises NoModelError or ServiceError, strict or not.
+        (a POSIX time), ``weight_by_state`` (whether λ depends on the state). Raises NoModelError or
+        ServiceError, strict or not.
         """
         return self._run(self._asking.info(user))
 

@@ -58,14 +58,19 @@ class Scorer(Protocol):
     def states(self, histories: Histories) -> UInt32Array:
         """Return the states of token-id histories."""
 
-    def weights(self, states: States) -> Float32Array:
-        """Return λ of each state."""
+    def weights(self, states: States, positions: npt.ArrayLike | None = None) -> Float32Array:
+        """Return λ of each state, at positions in a text if they are given."""
 
     def score(self, states: States, candidates: Candidates) -> tuple[Float32Array, UInt32Array]:
         """Return log-probabilities of candidate words and the states they lead to."""
 
     def mix(
-        self, states: States, global_logprobs: Float32Array, out: Float32Array | None = None
+        self,
+        states: States,
+        global_logprobs: Float32Array,
+        out: Float32Array | None = None,
+        *,
+        positions: npt.ArrayLike | None = None,
     ) -> Float32Array:
         """Return the global LM's log-probabilities with the personal ones mixed in."""
 
@@ -291,10 +296,14 @@ class PersonalModel:
         """Return ``before``, λ of each history, ``between`` and ln p of each candidate, as bytes.
 
         λ is float32[n] and ln p float32[n, k], little-endian: what :meth:`states`,
-        :meth:`weights` and :meth:`score` would say, in one call and for one who sends it on.
+        :meth:`weights` (at the query's positions, if it has any) and :meth:`score` would say, in
+        one call and for one who sends it on.
         """
         engine: Any = self._engine  # native, for so are queries
-        return query.answer(engine, self.weight, before, between)
+        factors = None
+        if self.weight is None:
+            factors = backoff.factors(backoff.population(self.order))
+        return query.answer(engine, self.weight, factors, before, between)
 
     @property
     def events(self) -> UInt32Array:

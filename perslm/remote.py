@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
-from perslm import wire
+from perslm import backoff, wire
 from perslm._asking import Asking, reason_of
 from perslm._steps import Steps, T, Wire, run
 from perslm._transport import UNABLE, UnableError
@@ -61,6 +62,7 @@ class RemoteBase:
         self._user = user
         self._fingerprint = ""
         self._size: int | None = None
+        self._by_state: bool | None = None  # whether λ depends on the state; None: not told yet
         self._restarts: tuple[int, ...] = ()  # <s> and </s>, if known
         if isinstance(vocabulary, str):
             self._fingerprint = vocabulary
@@ -88,17 +90,18 @@ class RemoteBase:
         """Return a state for each history, uint32[n]; nothing is sent."""
         return self._intern([self._context(history) for history in histories])
 
-    def ask_weights(self, states: States) -> Steps[Float32Array]:
-        """Return λ of each state."""
+    def ask_weights(self, states: States, positions: npt.ArrayLike | None) -> Steps[Float32Array]:
+        """Return λ of each state, at its position."""
         wanted = self._checked(states)
         with self._mutex:
             known = [self._weight_of.get(state) for state in wanted.tolist()]
+            order = self.order
         if None not in known and not self._is_silent():
-            return np.array(known, np.float32)
+            return self._placed(np.array(known, np.float32), order, positions)
         nothing = np.zeros((len(wanted), 0), np.uint32)
         what: dict[str, object] = {"candidates": wire.pack_array(nothing, "<u4")}
         answer = yield from self._ask(wanted, what, columns=0)
-        return answer.weights
+        return self._placed(answer.weights, answer.order, positions)
 
     def ask_score(
         self, states: States, candidates: Candidates
@@ -129,7 +132,11 @@ class RemoteBase:
         return dense
 
     def ask_mix(
-        self, states: States, global_logprobs: Float32Array, out: Float32Array | None
+        self,
+        states: States,
+        global_logprobs: Float32Array,
+        out: Float32Array | None,
+        positions: npt.ArrayLike | None,
     ) -> Steps[Float32Array]:
         """Return ln(λ·p_personal + (1−λ)·p_global)."""
         wanted = self._checked(states)
@@ -142,7 +149,8 @@ class RemoteBase:
                 f"global log-probabilities need the shape ({len(wanted)}, {self.vocabulary_size} "
                 f"or more), not {rows.shape}: is this the vocabulary the model was built with?"
             )
-        return mix_columns(rows, answer.weights, answer.ids, answer.logprobs, out)
+        weights = self._placed(answer.weights, answer.order, positions)
+        return mix_columns(rows, weights, answer.ids, answer.logprobs, out)
 
     def __repr__(self) -> str:
         return (
@@ -162,6 +170,7 @@ class RemoteBase:
             return False
         self._fingerprint = facts["vocabulary"]
         self._size = facts["vocabulary_size"]
+        self._by_state = facts.get("weight_by_state", False)  # services of old do not tell
         self.order, self.generation = facts["order"], facts["generation"]
         self.reason = "ok"
         return True
@@ -174,7 +183,7 @@ class RemoteBase:
         The answer that changes nothing takes the place of one that cannot be had.
         """
         may_ask = not self._is_silent()
-        if may_ask and self._size is None:
+        if may_ask and self._by_state is None:
             may_ask = yield from self.introduce()
         if not may_ask:
             return self._nothing(states, columns)
@@ -193,6 +202,17 @@ class RemoteBase:
             return self._nothing(states, columns)
         self._remember(states, answer)
         return answer
+
+    def _placed(
+        self, weights: Float32Array, order: int, positions: npt.ArrayLike | None
+    ) -> Float32Array:
+        """Return λ at positions, from λ of the states: what a local model makes of it.
+
+        The service could do so, too; here, λ of a state may be kept for another position.
+        """
+        if positions is None or not self._by_state or not order:  # no order: no model
+            return weights
+        return backoff.shift(weights, positions, backoff.population(order))
 
     def _nothing(self, states: UInt32Array, columns: int | None) -> _Scores:
         """Return the answer that changes nothing.
@@ -284,9 +304,13 @@ class RemoteModel(RemoteBase):
         self._wire = wire
         self._run(self.introduce())
 
-    def weights(self, states: States) -> Float32Array:
-        """Return λ of each state, float32[n]; a request if the last answers did not tell."""
-        return self._run(self.ask_weights(states))
+    def weights(self, states: States, positions: npt.ArrayLike | None = None) -> Float32Array:
+        """Return λ of each state, float32[n]; a request if the last answers did not tell.
+
+        ``positions`` as ``PersonalModel.weights`` takes them. They are not sent, and change nothing
+        where the service has one λ for all states.
+        """
+        return self._run(self.ask_weights(states, positions))
 
     def score(self, states: States, candidates: Candidates) -> tuple[Float32Array, UInt32Array]:
         """Return ln p(candidate | state), float32[n, k], and the states behind, uint32[n, k].
@@ -310,14 +334,19 @@ class RemoteModel(RemoteBase):
         return self._run(self.ask_distribution(states))
 
     def mix(
-        self, states: States, global_logprobs: Float32Array, out: Float32Array | None = None
+        self,
+        states: States,
+        global_logprobs: Float32Array,
+        out: Float32Array | None = None,
+        *,
+        positions: npt.ArrayLike | None = None,
     ) -> Float32Array:
         """Return ln(λ·p_personal + (1−λ)·p_global), float32[n, width], natural log; one request.
 
-        As ``PersonalModel.mix``, with the same bits where both ends have the same
+        As ``PersonalModel.mix``, with the same bits where both ends have the same version and
         ``perslm.backend``. If every weight is 0: the given array, or ``out`` filled with it.
         """
-        return self._run(self.ask_mix(states, global_logprobs, out))
+        return self._run(self.ask_mix(states, global_logprobs, out, positions))
 
     def _run(self, steps: Steps[T]) -> T:
         return run(steps, self._wire, self._asking.timeout)

@@ -79,9 +79,9 @@ def plain_query(body: bytes, max_histories: int) -> Query | None:
     """Return the request to score candidates that msgpack holds, or None if it is not plain.
 
     A plain request has ``user``, ``vocabulary``, at most ``max_histories`` ``histories`` and as
-    many rows of ``candidates`` in the binary forms, at least one of each, and nothing else. Others
-    may be as good, and without the kernel none is plain: the readers of every request take them,
-    or say what is wrong.
+    many rows of ``candidates`` in the binary forms, at least one of each, maybe ``positions`` in
+    theirs, and nothing else. Others may be as good, and without the kernel none is plain: the
+    readers of every request take them, or say what is wrong.
     """
     native = _backend.native
     return None if native is None else native.Query.from_msgpack(body, max_histories)

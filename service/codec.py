@@ -8,6 +8,7 @@ field          msgpack                                       JSON
 =============  ============================================  ==================================
 histories      rows <u4, or a list of lists of integers      a list of lists of integers
 candidates     array <u4 [n, k], or a list of lists          a list of lists, all equally long
+positions      array <u4 [n], or a list of integers          a list of integers
 weights        array <f4 [n]                                 a list of numbers
 logprobs       array <f4 [n, k]                              a list of lists; null stands for −∞,
                                                              which JSON cannot write
@@ -34,7 +35,7 @@ import msgpack
 import numpy as np
 
 from perslm import wire
-from perslm.counts import MAX_ORDER
+from perslm.counts import MAX_ORDER, UInt32Array
 from perslm.errors import ArgumentError
 from perslm.model import Candidates
 from service.core import RequestError, ScoreAnswer, ScoreRequest, Status, too_many_histories
@@ -43,7 +44,7 @@ Format: TypeAlias = Literal["json", "msgpack"]
 
 _LONGEST_CONTEXT: Final = MAX_ORDER - 1
 _FIELDS: Final = frozenset(
-    ("user", "vocabulary", "histories", "candidates", "top_k", "dense", "compact")
+    ("user", "vocabulary", "histories", "candidates", "top_k", "dense", "compact", "positions")
 )
 
 
@@ -62,6 +63,7 @@ def decode(body: bytes, form: Format, max_histories: int = 1024) -> ScoreRequest
         if fields.get(name) is None:
             raise RequestError("invalid_request", f"the field {name} is missing")
     candidates, top_k = fields.get("candidates"), fields.get("top_k")
+    positions = fields.get("positions")
     if top_k is not None and type(top_k) is not int:
         raise RequestError("invalid_request", "top_k must be an integer")
     return ScoreRequest(
@@ -72,6 +74,7 @@ def decode(body: bytes, form: Format, max_histories: int = 1024) -> ScoreRequest
         top_k=top_k,
         dense=_flag(fields, "dense"),
         compact=_flag(fields, "compact"),
+        positions=None if positions is None else _positions(positions),
     )
 
 
@@ -166,6 +169,17 @@ def _candidates(value: object) -> Candidates:
         return wire.unpack_array(value, "<u4", 2)
     except ArgumentError as error:
         raise RequestError("invalid_request", f"candidates: {error}") from error
+
+
+def _positions(value: object) -> UInt32Array:
+    if isinstance(value, list):
+        if not all(type(i) is int and 0 <= i <= wire.LARGEST_ID for i in value):
+            raise RequestError("invalid_request", "positions are integers of 0 to 2³² − 1")
+        return np.array(value, np.uint32)
+    try:
+        return wire.unpack_array(value, "<u4", 1)
+    except ArgumentError as error:
+        raise RequestError("invalid_request", f"positions: {error}") from error
 
 
 def _ids(row: object, field: str) -> list[int]:

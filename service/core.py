@@ -36,7 +36,7 @@ import copy
 import math
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, ParamSpec, TypeAlias, TypeVar
@@ -44,7 +44,7 @@ from typing import TYPE_CHECKING, Final, Literal, ParamSpec, TypeAlias, TypeVar
 import numpy as np
 
 from perslm._store_keys import of_user
-from perslm.counts import UInt32Array
+from perslm.counts import AnyIntegers, UInt32Array
 from perslm.errors import ArgumentError, BlobError, NoModelError, StoreUnavailableError
 from perslm.interpolate import Float32Array
 from perslm.model import Candidates, Histories, NullModel, PersonalModel
@@ -106,7 +106,8 @@ class ScoreRequest:
     ``vocabulary`` is the fingerprint of the vocabulary that the ids are of. ``histories`` are n
     rows of token ids, oldest first, at least the last order − 1 of each. Exactly one of these says
     what is asked: ``candidates`` (integers[n, k]), ``top_k``, or ``dense``; ``compact`` changes the
-    form of a dense answer.
+    form of a dense answer. ``positions`` (integers[n], none negative) are how many tokens of the
+    text came before each, as ``PersonalModel.weights`` takes them.
     """
 
     user: str
@@ -116,6 +117,7 @@ class ScoreRequest:
     top_k: int | None = None
     dense: bool = False
     compact: bool = False
+    positions: Sequence[int] | AnyIntegers | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,6 +154,7 @@ class UserModel:
 
     ``ngrams`` has one number per order, ``bytes`` is the size of the blob, ``created`` a POSIX
     time, ``vocabulary`` a fingerprint and ``vocabulary_size`` the number of its ids.
+    ``weight_by_state`` tells whether λ depends on the state, and so on positions.
     """
 
     order: int
@@ -163,6 +166,7 @@ class UserModel:
     vocabulary: str
     vocabulary_size: int
     created: float
+    weight_by_state: bool
 
 
 class ScoringService:
@@ -250,6 +254,7 @@ class ScoringService:
 
     def _score(self, request: ScoreRequest, deadline: float, watch: Watch) -> ScoreAnswer:
         n, columns = self._checked(request)
+        positions = _positions(request, n)
         left = (deadline - time.monotonic()) / 2
         seconds = max(0.0, min(self._settings.load_seconds, left))
         try:
@@ -276,7 +281,7 @@ class ScoringService:
             reason="stale" if entry.stale else "ok",
             generation=entry.generation,
             order=model.order,
-            weights=model.weights(states),
+            weights=model.weights(states, positions),
             logprobs=logprobs,
             ids=ids,
         )
@@ -340,7 +345,7 @@ class ScoringService:
             raise RequestError("invalid_user", str(error)) from error
         model, info = entry.model, entry.info
         if isinstance(model, PersonalModel) and info is not None:
-            return _metadata(model, info)
+            return _metadata(model, info, weight_by_state=self._settings.weight is None)
         if model.reason == "bad_blob":
             raise BlobError("the published model cannot be read")
         if model.reason == "unknown_user":
@@ -435,6 +440,17 @@ def _columns(candidates: Candidates, n: int) -> int:
     return widths.pop() if widths else 0
 
 
+def _positions(request: ScoreRequest, n: int) -> AnyIntegers | None:
+    if request.positions is None:
+        return None
+    positions = np.asarray(request.positions, np.uint32 if n == 0 else None)
+    if positions.shape != (n,) or positions.dtype.kind not in "ui" or (positions < 0).any():
+        raise RequestError(
+            "invalid_request", "positions needs one integer, not below 0, for every history"
+        )
+    return positions
+
+
 def _scores(
     model: PersonalModel, states: UInt32Array, request: ScoreRequest
 ) -> tuple[Float32Array, UInt32Array | None]:
@@ -466,7 +482,7 @@ def _nothing(reason: str, n: int, columns: int, request: ScoreRequest) -> ScoreA
     )
 
 
-def _metadata(model: PersonalModel, info: UserInfo) -> UserModel:
+def _metadata(model: PersonalModel, info: UserInfo, *, weight_by_state: bool) -> UserModel:
     return UserModel(
         order=model.order,
         ngrams=model.ngrams,
@@ -477,4 +493,5 @@ def _metadata(model: PersonalModel, info: UserInfo) -> UserModel:
         vocabulary=model.vocabulary_fingerprint,
         vocabulary_size=model.vocabulary_size,
         created=info.created,
+        weight_by_state=weight_by_state,
     )

@@ -439,6 +439,7 @@ def _request(message: scorer_pb2.ScoreRequest, max_histories: int) -> ScoreReque
         top_k=message.top_k if message.HasField("top_k") else None,
         dense=message.dense,
         compact=message.compact,
+        positions=_positions(message.positions) if message.HasField("positions") else None,
     )
 
 
@@ -469,6 +470,12 @@ def _matrix(array: scorer_pb2.Array) -> npt.NDArray[np.uint32]:
             "candidates: an array's data does not have the length that its n and k ask for",
         )
     return np.frombuffer(data, "<u4").reshape(n, k)
+
+
+def _positions(data: bytes) -> npt.NDArray[np.uint32]:
+    if len(data) % 4:
+        raise RequestError("invalid_request", "positions: each has 4 bytes")
+    return np.frombuffer(data, "<u4")
 
 
 def _answer(answer: ScoreAnswer) -> scorer_pb2.ScoreAnswer:

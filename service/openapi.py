@@ -72,6 +72,12 @@ _REQUEST_SCHEMA: Final[dict[str, Any]] = {
             "description": "with dense: only the ids that the user ever wrote, given in `ids`; all "
             "others have probability 0",
         },
+        "positions": {
+            "type": ["array", "null"],
+            "items": {"type": "integer", "minimum": 0, "maximum": 2**32 - 1},
+            "description": "for each history, how many tokens of the text came before the one to "
+            "score: λ is larger early in a text, and without positions right on average",
+        },
     },
     "oneOf": [
         {
@@ -137,7 +143,7 @@ _ANSWER_SCHEMA: Final[dict[str, Any]] = {
 _ARRAYS: Final = """
 In msgpack an array is the map `{"dtype": "<f4" | "<u4", "shape": [n, k], "data": bin}`, and rows of
 different lengths are `{"dtype": "<u4", "lengths": [l0, l1, …], "data": bin}`: little-endian, row
-after row, without gaps. Requests may have lists of lists of integers instead. −∞ is the IEEE value
+after row, without gaps. Requests may have lists instead. −∞ is the IEEE value
 in msgpack and `null` in JSON. The answer has the format that `Accept` names, else the request's.
 """
 _PROBLEM_SCHEMA: Final[dict[str, Any]] = {
@@ -237,6 +243,16 @@ SCORE: Final[dict[str, Any]] = {
                             "histories": [[0, 12, 7], [0, 12, 9]],
                             "candidates": [[5, 8, 13], [5, 8, 13]],
                         }
+                    },
+                    "positions": {
+                        "summary": "candidates, at a place in the text",
+                        "value": {
+                            "user": _USER,
+                            "vocabulary": _FINGERPRINT,
+                            "histories": [[0, 12, 7]],
+                            "candidates": [[5, 8, 13]],
+                            "positions": [42],
+                        },
                     },
                     "top_k": {
                         "value": {
@@ -339,6 +355,7 @@ _MODEL_SCHEMA: Final[dict[str, Any]] = {
         "vocabulary",
         "vocabulary_size",
         "created",
+        "weight_by_state",
     ],
     "properties": {
         "order": {"type": "integer", "minimum": 1},
@@ -350,6 +367,11 @@ _MODEL_SCHEMA: Final[dict[str, Any]] = {
         "vocabulary": {"type": "string", "description": "its fingerprint"},
         "vocabulary_size": _COUNT,
         "created": {"type": "number", "description": "POSIX time"},
+        "weight_by_state": {
+            "type": "boolean",
+            "description": "whether λ depends on the state, and so on `positions`; else it is one "
+            "for all",
+        },
     },
 }
 USER: Final[dict[str, Any]] = {
@@ -372,6 +394,7 @@ USER: Final[dict[str, Any]] = {
                         "vocabulary": _FINGERPRINT,
                         "vocabulary_size": 50000,
                         "created": 1735689600.0,
+                        "weight_by_state": True,
                     },
                 }
             },

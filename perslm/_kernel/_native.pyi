@@ -116,10 +116,18 @@ class Query:
     def k(self) -> int: ...
     @property
     def timeout_ms(self) -> int: ...
-    def answer(self, model: Model, weight: float | None, before: bytes, between: bytes) -> bytes:
+    def answer(
+        self,
+        model: Model,
+        weight: float | None,
+        factors: _Float64 | None,
+        before: bytes,
+        between: bytes,
+    ) -> bytes:
         """Return ``before``, λ float32[n], ``between`` and the candidates' ln p float32[n, k].
 
-        λ is ``weight`` for each history; if that is None, what the model says of its state.
+        λ is ``weight`` for each history; if that is None, what the model says of its state, moved
+        to its position, if the request has positions, by ``factors`` (``perslm.backoff.factors``).
         """
 
 def mix_columns(

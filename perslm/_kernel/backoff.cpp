@@ -175,6 +175,15 @@ class Estimator {
 
 }  // namespace
 
+void shift(const uint32_t* positions, size_t n, const double* factors, size_t known,
+           float* weights) {
+  for (size_t i = 0; i < n; ++i) {
+    const double lambda = weights[i];
+    const double moved = lambda * factors[std::min<size_t>(positions[i], known - 1)];
+    weights[i] = static_cast<float>(moved / (moved + (1 - lambda)));
+  }
+}
+
 Backoff estimate(const Counts& counts, const std::vector<Gate>& gates) {
   return Estimator(counts, gates).run();
 }

@@ -29,6 +29,11 @@ struct Backoff {
   float root_spoken = 0;                          // that of the empty context
 };
 
+// Moves lambda of n states to their positions in a text. factors[i] is what lambda / (1 - lambda)
+// is multiplied by at position i; the last of them stands for all positions behind.
+void shift(const std::uint32_t* positions, std::size_t n, const double* factors, std::size_t known,
+           float* weights);
+
 // gates[k] is that of contexts of k words; there must be one for each order.
 Backoff estimate(const Counts& counts, const std::vector<Gate>& gates);
 

@@ -6,7 +6,9 @@
 #include <memory>
 #include <optional>
 
+#include "backoff.hpp"
 #include "bindings.hpp"
+#include "buffers.hpp"
 #include "model.hpp"
 #include "query.hpp"
 
@@ -48,10 +50,15 @@ nb::object request(Read read, nb::bytes body, size_t max_histories) {
 }
 
 // The float32 arrays λ [n] and ln p [n, k] behind what a format writes before each of them.
-// Without a weight, λ is the model's own, by state.
+// Without a weight, λ is the model's own, by state, which the factors move to positions.
 nb::bytes answer(const Request& request, const Model& model, std::optional<float> weight,
-                 nb::bytes before, nb::bytes between) {
+                 nb::handle factors, nb::bytes before, nb::bytes between) {
   const Query& query = request.query;
+  std::optional<Array<const double>> by;
+  if (!weight && !query.positions.empty()) {
+    by.emplace(factors, "factors");
+    if (by->size() == 0) by->refuse(" is empty");
+  }
   const size_t values = query.n * query.k, weights_size = query.n * sizeof(float);
   const size_t size = before.size() + weights_size + between.size() + values * sizeof(float);
   PyObject* const made = PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(size));
@@ -82,6 +89,7 @@ nb::bytes answer(const Request& request, const Model& model, std::optional<float
       std::fill_n(weight_of, query.n, *weight);
     } else {
       model.weights(states.get(), query.n, weight_of);
+      if (by) shift(query.positions.data(), query.n, by->data(), by->size(), weight_of);
     }
     std::memcpy(weights, weight_of, weights_size);
   }
@@ -101,8 +109,8 @@ void bind_query(nb::module_& module) {
       .def_prop_ro("n", [](const Request& request) { return request.query.n; })
       .def_prop_ro("k", [](const Request& request) { return request.query.k; })
       .def_prop_ro("timeout_ms", [](const Request& request) { return request.query.timeout_ms; })
-      .def("answer", &answer, nb::arg("model"), nb::arg("weight").none(), nb::arg("before"),
-           nb::arg("between"));
+      .def("answer", &answer, nb::arg("model"), nb::arg("weight").none(), nb::arg("factors").none(),
+           nb::arg("before"), nb::arg("between"));
 }
 
 }  // namespace perslm

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 namespace perslm {
 namespace {
@@ -19,9 +20,10 @@ struct Span {
   string_view text() const { return {reinterpret_cast<const char*>(data), size}; }
 };
 
-// Histories and candidates as both formats have them: sizes, and little-endian ids.
+// What both formats have: sizes, and little-endian numbers.
 struct Parts {
   Span user, vocabulary, rows, matrix;
+  std::optional<Span> positions;
   std::vector<uint32_t> lengths;
   uint64_t n = 0, k = 0;
   std::int64_t timeout_ms = -1;
@@ -34,12 +36,12 @@ uint64_t big_endian(const uint8_t* bytes, size_t width) {
   return value;
 }
 
-// Appends n ids, which are little-endian, as this machine is: else nothing is read.
-void append(const uint8_t* bytes, uint64_t n, std::vector<uint32_t>& ids) {
+// Appends n numbers, which are little-endian, as this machine is: else nothing is read.
+void append(const uint8_t* bytes, uint64_t n, std::vector<uint32_t>& numbers) {
   if (n == 0) return;
-  const size_t before = ids.size();
-  ids.resize(before + n);
-  std::memcpy(ids.data() + before, bytes, n * sizeof(uint32_t));
+  const size_t before = numbers.size();
+  numbers.resize(before + n);
+  std::memcpy(numbers.data() + before, bytes, n * sizeof(uint32_t));
 }
 
 bool fill(const Parts& parts, Query& query) {
@@ -65,6 +67,11 @@ bool fill(const Parts& parts, Query& query) {
   if (end * 4 != parts.rows.size) return false;
   query.candidates.clear();
   append(parts.matrix.data, parts.n * parts.k, query.candidates);
+  query.positions.clear();
+  if (parts.positions) {
+    if (parts.positions->size != parts.n * 4) return false;
+    append(parts.positions->data, parts.n, query.positions);
+  }
   query.n = parts.n;
   query.k = parts.k;
   query.timeout_ms = parts.timeout_ms;
@@ -178,6 +185,15 @@ Span packed(Msgpack& from, string_view sizes_name, size_t most, std::vector<uint
   return data;
 }
 
+// The data of an array, of which the sizes of its dimensions are known then.
+Span array(Msgpack& from, size_t dimensions, std::vector<uint32_t>& shape) {
+  shape.clear();
+  const Span data = packed(from, "shape", dimensions, shape);
+  if (shape.size() != dimensions) from.fail();
+  shape.resize(dimensions);
+  return data;
+}
+
 class Protobuf : public Reader {
  public:
   using Reader::Reader;
@@ -257,30 +273,35 @@ Span matrix(Span message, uint64_t& n, uint64_t& k) {
 bool read_msgpack(const uint8_t* data, size_t size, size_t max_histories, Query& query) {
   Msgpack from(Span{data, size});
   Parts parts;
-  if (from.map() != 4) return false;
+  std::vector<uint32_t> shape;
   unsigned seen = 0;
-  for (int i = 0; i < 4 && !from.failed(); ++i) {
+  const auto first = [&seen](unsigned bit) {
+    const bool is_first = (seen & bit) == 0;
+    seen |= bit;
+    return is_first;
+  };
+  const uint64_t fields = from.map();
+  for (uint64_t i = 0; i < fields && !from.failed(); ++i) {
     const string_view name = from.text().text();
-    if (name == "user") {
-      seen |= 1;
+    if (name == "user" && first(1)) {
       parts.user = from.text();
-    } else if (name == "vocabulary") {
-      seen |= 2;
+    } else if (name == "vocabulary" && first(2)) {
       parts.vocabulary = from.text();
-    } else if (name == "histories") {
-      seen |= 4;
-      parts.lengths.clear();
+    } else if (name == "histories" && first(4)) {
       parts.rows = packed(from, "lengths", max_histories, parts.lengths);
-    } else if (name == "candidates") {
-      seen |= 8;
-      std::vector<uint32_t> shape;
-      parts.matrix = packed(from, "shape", 2, shape);
-      if (shape.size() != 2) return false;
+    } else if (name == "candidates" && first(8)) {
+      parts.matrix = array(from, 2, shape);
       parts.n = shape[0];
       parts.k = shape[1];
+    } else if (name == "positions" && first(16)) {
+      const Span found = array(from, 1, shape);
+      if (found.size != uint64_t{shape[0]} * 4) from.fail();
+      parts.positions = found;
+    } else {
+      from.fail();
     }
   }
-  return from.ended() && seen == 15 && fill(parts, query);
+  return from.ended() && (seen & 15) == 15 && fill(parts, query);
 }
 
 bool read_protobuf(const uint8_t* data, size_t size, size_t max_histories, Query& query) {
@@ -289,13 +310,15 @@ bool read_protobuf(const uint8_t* data, size_t size, size_t max_histories, Query
   unsigned seen = 0;
   while (!from.done()) {
     const uint32_t found = from.integer();
-    if (found == tag(8, Protobuf::varint) && !again(seen, found)) {
+    const uint32_t number = found >> 3;
+    if (number > 9 || again(seen, found)) return false;
+    if (found == tag(8, Protobuf::varint)) {
       parts.timeout_ms = from.integer();
       continue;
     }
-    if ((found & 7) != Protobuf::delimited || found >> 3 > 4 || again(seen, found)) return false;
+    if ((found & 7) != Protobuf::delimited) return false;
     const Span field = from.field();
-    switch (found >> 3) {
+    switch (number) {
       case 1:
         parts.user = field;
         break;
@@ -307,6 +330,9 @@ bool read_protobuf(const uint8_t* data, size_t size, size_t max_histories, Query
         break;
       case 4:
         parts.matrix = matrix(field, parts.n, parts.k);
+        break;
+      case 9:
+        parts.positions = field;
         break;
       default:
         return false;

@@ -21,6 +21,7 @@ struct Query {
   std::vector<std::uint32_t> ids;     // the ends of the histories, which alone can matter
   std::vector<std::int64_t> begins;   // [n + 1]: where each begins in ids
   std::vector<std::uint32_t> candidates;  // [n, k]
+  std::vector<std::uint32_t> positions;   // [n] or, if the request has none, empty
   std::int64_t timeout_ms = -1;           // none
 };
 

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
+import numpy.typing as npt
 import typer
 from rich.table import Table
 
@@ -137,17 +138,22 @@ class _Timed(Scorer):
     def states(self, histories: Histories) -> UInt32Array:
         return self._scorer.states(histories)
 
-    def weights(self, states: States) -> Float32Array:
-        return self._scorer.weights(states)
+    def weights(self, states: States, positions: npt.ArrayLike | None = None) -> Float32Array:
+        return self._scorer.weights(states, positions)
 
     def score(self, states: States, candidates: Candidates) -> tuple[Float32Array, UInt32Array]:
         return self._scorer.score(states, candidates)
 
     def mix(
-        self, states: States, global_logprobs: Float32Array, out: Float32Array | None = None
+        self,
+        states: States,
+        global_logprobs: Float32Array,
+        out: Float32Array | None = None,
+        *,
+        positions: npt.ArrayLike | None = None,
     ) -> Float32Array:
         began = time.perf_counter()
-        mixed = self._scorer.mix(states, global_logprobs, out)
+        mixed = self._scorer.mix(states, global_logprobs, out, positions=positions)
         self.seconds.append(time.perf_counter() - began)
         return mixed
 

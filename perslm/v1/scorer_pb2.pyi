@@ -7,7 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ScoreRequest(_message.Message):
-    __slots__ = ("user", "vocabulary", "histories", "candidates", "top_k", "dense", "compact", "timeout_ms")
+    __slots__ = ("user", "vocabulary", "histories", "candidates", "top_k", "dense", "compact", "timeout_ms", "positions")
     USER_FIELD_NUMBER: _ClassVar[int]
     VOCABULARY_FIELD_NUMBER: _ClassVar[int]
     HISTORIES_FIELD_NUMBER: _ClassVar[int]
@@ -16,6 +16,7 @@ class ScoreRequest(_message.Message):
     DENSE_FIELD_NUMBER: _ClassVar[int]
     COMPACT_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    POSITIONS_FIELD_NUMBER: _ClassVar[int]
     user: str
     vocabulary: str
     histories: Rows
@@ -24,7 +25,8 @@ class ScoreRequest(_message.Message):
     dense: bool
     compact: bool
     timeout_ms: int
-    def __init__(self, user: _Optional[str] = ..., vocabulary: _Optional[str] = ..., histories: _Optional[_Union[Rows, _Mapping]] = ..., candidates: _Optional[_Union[Array, _Mapping]] = ..., top_k: _Optional[int] = ..., dense: _Optional[bool] = ..., compact: _Optional[bool] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
+    positions: bytes
+    def __init__(self, user: _Optional[str] = ..., vocabulary: _Optional[str] = ..., histories: _Optional[_Union[Rows, _Mapping]] = ..., candidates: _Optional[_Union[Array, _Mapping]] = ..., top_k: _Optional[int] = ..., dense: _Optional[bool] = ..., compact: _Optional[bool] = ..., timeout_ms: _Optional[int] = ..., positions: _Optional[bytes] = ...) -> None: ...
 
 class ScoreAnswer(_message.Message):
     __slots__ = ("status", "reason", "generation", "order", "weights", "logprobs", "ids")
@@ -89,7 +91,7 @@ class GetUserRequest(_message.Message):
     def __init__(self, user: _Optional[str] = ...) -> None: ...
 
 class User(_message.Message):
-    __slots__ = ("order", "ngrams", "bytes", "generation", "messages", "tokens", "vocabulary", "vocabulary_size", "created")
+    __slots__ = ("order", "ngrams", "bytes", "generation", "messages", "tokens", "vocabulary", "vocabulary_size", "created", "weight_by_state")
     ORDER_FIELD_NUMBER: _ClassVar[int]
     NGRAMS_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -99,6 +101,7 @@ class User(_message.Message):
     VOCABULARY_FIELD_NUMBER: _ClassVar[int]
     VOCABULARY_SIZE_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_BY_STATE_FIELD_NUMBER: _ClassVar[int]
     order: int
     ngrams: _containers.RepeatedScalarFieldContainer[int]
     bytes: int
@@ -108,7 +111,8 @@ class User(_message.Message):
     vocabulary: str
     vocabulary_size: int
     created: float
-    def __init__(self, order: _Optional[int] = ..., ngrams: _Optional[_Iterable[int]] = ..., bytes: _Optional[int] = ..., generation: _Optional[int] = ..., messages: _Optional[int] = ..., tokens: _Optional[int] = ..., vocabulary: _Optional[str] = ..., vocabulary_size: _Optional[int] = ..., created: _Optional[float] = ...) -> None: ...
+    weight_by_state: bool
+    def __init__(self, order: _Optional[int] = ..., ngrams: _Optional[_Iterable[int]] = ..., bytes: _Optional[int] = ..., generation: _Optional[int] = ..., messages: _Optional[int] = ..., tokens: _Optional[int] = ..., vocabulary: _Optional[str] = ..., vocabulary_size: _Optional[int] = ..., created: _Optional[float] = ..., weight_by_state: _Optional[bool] = ...) -> None: ...
 
 class GetModelRequest(_message.Message):
     __slots__ = ("user", "unless")

@@ -102,6 +102,8 @@ def test_a_remote_model_is_the_local_model(client: Client, data: st.DataObject) 
     histories = data.draw(st.lists(st.lists(ids, max_size=6), max_size=4))
     k = data.draw(st.integers(1, 5))
     candidates = [data.draw(st.lists(ids, min_size=k, max_size=k)) for _ in histories]
+    n = len(histories)
+    places = data.draw(st.none() | st.lists(st.integers(0, 300), min_size=n, max_size=n))
     local = PersonalModel.from_blob(blob_of(MAIL), generation=1)
     for vocabulary in (VOCABULARY, VOCABULARY.fingerprint, None):
         remote = client.model(USER, vocabulary)
@@ -112,9 +114,11 @@ def test_a_remote_model_is_the_local_model(client: Client, data: st.DataObject) 
                 logprobs, behind_there = remote.score(there, candidates)
                 assert np.array_equal(logprobs, wanted)
             assert np.array_equal(remote.weights(there), local.weights(here))
+            assert np.array_equal(remote.weights(there, places), local.weights(here, places))
             given_rows = rows(len(histories), extra=step)
-            mixed = remote.mix(there, given_rows)
-            assert mixed.tobytes() == local.mix(here, given_rows).tobytes()
+            mixed = remote.mix(there, given_rows, positions=places)
+            wanted = local.mix(here, given_rows, positions=places)
+            assert mixed.tobytes() == wanted.tobytes()
             assert np.array_equal(remote.distribution(there), local.distribution(here))
             best, best_there = local.continuations(here, k), remote.continuations(there, k)
             assert np.array_equal(best[0], best_there[0])
@@ -164,6 +168,9 @@ def test_a_weight_of_the_service(weight: float, serving: Serving, store: Store) 
         assert (mixed is given_rows) == (weight == 0.0)
         assert given_rows.tobytes() == before
         assert model.weights(states).tolist() == [weight, weight]
+        assert model.weights(states, [0, 9]).tolist() == [weight, weight]
+        again = model.mix(states, given_rows, positions=[0, 9])
+        assert again.tobytes() == mixed.tobytes()
         assert model.reason == "ok"
 
 

@@ -154,6 +154,8 @@ def score_request(fields: Mapping[str, Any]) -> scorer_pb2.ScoreRequest:
         request.candidates.CopyFrom(
             scorer_pb2.Array(n=rows.shape[0], k=rows.shape[1], data=rows.tobytes())
         )
+    if "positions" in given:
+        request.positions = np.array(given.pop("positions"), "<u4").tobytes()
     for name, value in given.items():
         setattr(request, name, value)
     return request

@@ -60,7 +60,7 @@ def settings(**changes: Any) -> Settings:
     return Settings(**{"weight": 0.4, "fresh_seconds": 0.0, "load_seconds": 30.0, **changes})
 
 
-def local(sequences: list[Seq] = MAIL, weight: float = 0.4) -> PersonalModel:
+def local(sequences: list[Seq] = MAIL, weight: float | None = 0.4) -> PersonalModel:
     return PersonalModel.from_blob(blob_of(sequences), generation=1, weight=weight)
 
 
@@ -87,6 +87,9 @@ SCORED: dict[str, Case] = {
 }
 """What can be asked of a user who has a model."""
 
+POSITIONS = [0, 1, 7, 254, 255, 2**32 - 1]
+"""Places in a text, one for each history."""
+
 REFUSED: dict[str, tuple[Case, str]] = {
     "nothing asked": ({}, "invalid_request"),
     "two things asked": ({"top_k": 2, "dense": True}, "invalid_request"),
@@ -100,6 +103,9 @@ REFUSED: dict[str, tuple[Case, str]] = {
     "large answer": ({"candidates": [[2] * 100] * N}, "answer_too_large"),
     "large top": ({"top_k": 100}, "answer_too_large"),
     "large dense": ({"histories": [[2]] * 32, "dense": True}, "answer_too_large"),
+    "no positions": ({"top_k": 1, "positions": []}, "invalid_request"),
+    "few positions": ({"candidates": [[2]] * N, "positions": POSITIONS[1:]}, "invalid_request"),
+    "many positions": ({"top_k": 1, "positions": [*POSITIONS, 1]}, "invalid_request"),
 }
 """What is refused under ``TIGHT``, and with which code."""
 
@@ -107,9 +113,9 @@ TIGHT = {"max_histories": 32, "max_answer_values": 350, "max_body_bytes": 4000}
 
 
 def expected(case: Case, model: PersonalModel) -> dict[str, Any]:
-    """What the model itself says to a case of ``SCORED``."""
+    """What the model itself says to a case of ``SCORED``, maybe with positions."""
     states = model.states(HISTORIES)
-    answer: dict[str, Any] = {"weights": model.weights(states)}
+    answer: dict[str, Any] = {"weights": model.weights(states, case.get("positions"))}
     if "candidates" in case:
         answer["logprobs"] = model.score(states, case["candidates"])[0]
     elif "top_k" in case:

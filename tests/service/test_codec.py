@@ -45,6 +45,18 @@ def test_binary_arrays_and_lists_say_the_same() -> None:
         assert as_lists(decode(write({**BASE, **lists}, form), form)) == wanted
 
 
+def test_positions() -> None:
+    lists = {"positions": [0, 2**32 - 1]}
+    binary = {"positions": {"dtype": "<u4", "shape": [2], "data": u4(0, 2**32 - 1)}}
+    asked = {**BASE, "histories": [[2], []], "dense": True}
+    for form in FORMS:
+        for fields in [lists] + [binary] * (form == "msgpack"):
+            positions = decode(write({**asked, **fields}, form), form).positions
+            assert np.asarray(positions).tolist() == [0, 2**32 - 1]
+        for nothing in ({}, {"positions": None}):
+            assert decode(write({**asked, **nothing}, form), form).positions is None
+
+
 def test_only_the_end_of_a_binary_history_is_kept() -> None:
     packed = {**BASE, "histories": wire.pack_rows([range(1000)]), "dense": True}
     assert decode(write(packed, "msgpack"), "msgpack").histories == [[996, 997, 998, 999]]
@@ -98,6 +110,12 @@ BAD: dict[str, Any] = {
     "text top": {**BASE, "histories": [[2]], "top_k": "3"},
     "boolean top": {**BASE, "histories": [[2]], "top_k": True},
     "number for dense": {**BASE, "histories": [[2]], "dense": 1},
+    "number for positions": {**BASE, "histories": [[2]], "positions": 7},
+    "text position": {**BASE, "histories": [[2]], "positions": ["7"]},
+    "fraction of a position": {**BASE, "histories": [[2]], "positions": [7.0]},
+    "boolean position": {**BASE, "histories": [[2]], "positions": [True]},
+    "negative position": {**BASE, "histories": [[2]], "positions": [-1]},
+    "large position": {**BASE, "histories": [[2]], "positions": [1 << 32]},
 }
 
 

@@ -128,6 +128,12 @@ def test_metadata(store: Store) -> None:
     assert (model.messages, model.tokens, model.vocabulary) == (5, 19, FINGERPRINT)
 
 
+def test_whether_weights_are_by_state(store: Store) -> None:
+    for user in (USER, EMPTY):
+        assert not ScoringService(store, settings(weight=0.0)).model(user).weight_by_state
+        assert ScoringService(store, settings(weight=None)).model(user).weight_by_state
+
+
 def test_metadata_that_cannot_be_had(store: Store) -> None:
     service = ScoringService(store, settings())
     with pytest.raises(NoModelError):

@@ -39,7 +39,16 @@ from tests.service.grpc_server import (
 )
 from tests.service.process import ServedProcess
 from tests.service.server import TYPES, Caller, Reply, arrays
-from tests.service.support import EMPTY, FINGERPRINT, HISTORIES, MAIL, SCORED, USER, local
+from tests.service.support import (
+    EMPTY,
+    FINGERPRINT,
+    HISTORIES,
+    MAIL,
+    POSITIONS,
+    SCORED,
+    USER,
+    local,
+)
 
 EXAMPLES = int(os.environ.get("PERSLM_FUZZ_EXAMPLES", "120"))
 MEMORY = 256 << 20  # above what the process has when it is up
@@ -69,7 +78,7 @@ fuzzed = fuzzing(
 @pytest.fixture
 def served(store: Store, store_url: str, tmp_path: Path) -> Iterator[ServedProcess]:
     """A process that is alive and of bounded size at the end, too."""
-    with ServedProcess(store_url, tmp_path, weight=0.4, load_seconds=30) as process:
+    with ServedProcess(store_url, tmp_path, load_seconds=30) as process:
         before = process.memory
         yield process
         assert process.is_alive
@@ -101,9 +110,11 @@ def sound(form: str) -> st.SearchStrategy[Fields]:
     cases = st.sampled_from(sorted(SCORED))
     packs = st.booleans() if form == "msgpack" else st.just(False)
 
-    def make(name: str, packed: bool) -> Fields:
+    def make(name: str, packed: bool, placed: bool) -> Fields:
         fields: Fields = {"user": USER, "vocabulary": FINGERPRINT, "histories": HISTORIES}
         fields |= SCORED[name]
+        if placed:
+            fields["positions"] = POSITIONS
         if packed:
             flat = np.array([i for row in HISTORIES for i in row], "<u4").tobytes()
             lengths = [len(row) for row in HISTORIES]
@@ -112,9 +123,12 @@ def sound(form: str) -> st.SearchStrategy[Fields]:
                 rows = np.array(fields["candidates"], "<u4")
                 data, shape = rows.tobytes(), list(rows.shape)
                 fields["candidates"] = {"dtype": "<u4", "shape": shape, "data": data}
+            if placed:
+                data = np.array(POSITIONS, "<u4").tobytes()
+                fields["positions"] = {"dtype": "<u4", "shape": [len(POSITIONS)], "data": data}
         return fields
 
-    return st.builds(make, cases, packs)
+    return st.builds(make, cases, packs, st.booleans())
 
 
 @st.composite
@@ -197,6 +211,7 @@ def odd_messages(draw: st.DrawFn) -> bytes:
         dense=st.none() | st.booleans(),
         compact=st.none() | st.booleans(),
         timeout_ms=st.none() | st.just(30_000),
+        positions=st.none() | data,
     )
     parts = [draw(part).SerializeToString()]
     if draw(st.booleans()):
@@ -225,11 +240,13 @@ SCORE_TEXT: dict[Format, tuple[st.SearchStrategy[bytes], Callable[[bytes], Any]]
 
 
 def plain(value: Any) -> Any:
-    """Lists of lists of integers, however they were written."""
+    """Lists of integers, or lists of them, however they were written."""
     if not isinstance(value, dict):
         return value
     flat = np.frombuffer(value["data"], "<u4").tolist()
     if "shape" in value:
+        if len(value["shape"]) == 1:
+            return flat
         n, k = value["shape"]
         return [flat[i * k : (i + 1) * k] for i in range(n)]
     ends = np.cumsum([0, *value["lengths"]]).tolist()
@@ -249,7 +266,8 @@ def assert_right(fields: Fields, answer: Fields, models: dict[str, PersonalModel
         return
     assert answer["status"] == "ok"
     states = model.states(histories)
-    assert answer["weights"].tobytes() == model.weights(states).tobytes()
+    positions = plain(fields.get("positions"))
+    assert answer["weights"].tobytes() == model.weights(states, positions).tobytes()
     if candidates is not None:
         wanted = model.score(states, candidates)[0]
     elif fields.get("top_k") is not None:
@@ -263,7 +281,7 @@ def assert_right(fields: Fields, answer: Fields, models: dict[str, PersonalModel
 
 @pytest.fixture(scope="module")
 def models() -> dict[str, PersonalModel]:
-    return {USER: local(), EMPTY: local([])}
+    return {USER: local(weight=None), EMPTY: local([], weight=None)}
 
 
 def check_text(call: Caller, form: Format, body: bytes, models: dict[str, PersonalModel]) -> Reply:
@@ -307,6 +325,9 @@ def read_message(body: bytes) -> Fields | None:
         fields["candidates"] = {"shape": [found.n, found.k], "data": found.data}
     if message.HasField("top_k"):
         fields["top_k"] = message.top_k
+    if message.HasField("positions"):
+        places = message.positions
+        fields["positions"] = {"shape": [len(places) // 4], "data": places}
     return fields
 
 

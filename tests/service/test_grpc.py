@@ -98,7 +98,19 @@ def test_metadata(call: GrpcCaller) -> None:
         vocabulary=FINGERPRINT,
         vocabulary_size=12,
         created=1735689600.0,
+        weight_by_state=False,
     )
+
+
+def test_positions_have_four_bytes_each(call: GrpcCaller) -> None:
+    asked = request()
+    for data in (b"\0" * (4 * len(HISTORIES) + 1), b"\0"):
+        asked.positions = data
+        error = refused(call, "Score", asked)
+        assert (error.status, error.code) == (
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "invalid_request",
+        )
 
 
 def test_deleting_a_user(call: GrpcCaller, store: Store) -> None:

@@ -249,6 +249,7 @@ def test_metadata(call: Caller) -> None:
         "vocabulary": FINGERPRINT,
         "vocabulary_size": 12,
         "created": 1735689600.0,
+        "weight_by_state": False,
     }
     reply = call("GET", "/v1/users/nobody")
     assert (reply.status, reply.json["error"]) == (404, "unknown_user")

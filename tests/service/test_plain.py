@@ -24,6 +24,7 @@ from tests.service.support import (
     FINGERPRINT,
     HISTORIES,
     OTHER_FINGERPRINT,
+    POSITIONS,
     SCORED,
     USER,
     local,
@@ -39,7 +40,7 @@ pytestmark = pytest.mark.skipif(
 
 MOST = 8
 CANDIDATES = np.array(SCORED["candidates"]["candidates"], "<u4")
-MODEL = local()
+MODEL = local(weight=None)
 
 
 def packed(**changes: Any) -> bytes:
@@ -71,6 +72,13 @@ FORMS: dict[str, tuple[bytes, Plain, Read]] = {
     "msgpack": (packed(), wire.plain_query, lambda body: codec.decode(body, "msgpack", MOST)),
     "protobuf": (message(), wire.plain_query_of_protobuf, read_message),
 }
+FORMS |= {
+    "msgpack with positions": (
+        packed(positions=wire.pack_array(POSITIONS, "<u4")),
+        *FORMS["msgpack"][1:],
+    ),
+    "protobuf with positions": (message(positions=POSITIONS), *FORMS["protobuf"][1:]),
+}
 
 
 def assert_read_alike(query: Query, request: ScoreRequest, model: PersonalModel = MODEL) -> None:
@@ -80,7 +88,8 @@ def assert_read_alike(query: Query, request: ScoreRequest, model: PersonalModel 
     assert (request.top_k, request.dense, request.compact) == (None, False, False)
     states = model.states(request.histories)
     logprobs = model.score(states, request.candidates)[0].tobytes()
-    wanted = b"before" + model.weights(states).tobytes() + b"between" + logprobs
+    weights = model.weights(states, request.positions).tobytes()
+    wanted = b"before" + weights + b"between" + logprobs
     assert model.answer(query, b"before", b"between") == wanted
 
 
@@ -92,7 +101,8 @@ def test_what_clients_write_is_plain(form: str) -> None:
     assert_read_alike(query, read(body))
     assert plain(body, len(HISTORIES) - 1) is None
     for end in range(len(body)):
-        assert plain(body[:end], MOST) is None
+        cut = plain(body[:end], MOST)
+        assert cut is None or body[:end] == FORMS["protobuf"][0]  # which lacks the last field only
     assert plain(body + b"\0", MOST) is None
 
 
@@ -116,8 +126,16 @@ def test_what_is_plain_after_damage_is_read_alike(form: str, data: st.DataObject
 ROWS = st.lists(st.lists(st.integers(0, wire.LARGEST_ID) | st.integers(0, 12), max_size=9))
 
 
-@given(rows=ROWS, n=st.integers(0, 9), k=st.integers(0, 5), extra=st.sampled_from([0, -4, 4]))
-def test_odd_shapes_are_read_alike(rows: list[list[int]], n: int, k: int, extra: int) -> None:
+@given(
+    rows=ROWS,
+    n=st.integers(0, 9),
+    k=st.integers(0, 5),
+    extra=st.sampled_from([0, -4, 4]),
+    places=st.none() | st.lists(st.integers(0, wire.LARGEST_ID) | st.integers(0, 300), max_size=9),
+)
+def test_odd_shapes_are_read_alike(
+    rows: list[list[int]], n: int, k: int, extra: int, places: list[int] | None
+) -> None:
     lengths = [len(row) for row in rows]
     data = b"".join(np.array(row, "<u4").tobytes() for row in rows)
     ids = np.arange(n * k, dtype="<u4").tobytes() + bytes(max(0, extra))
@@ -125,17 +143,20 @@ def test_odd_shapes_are_read_alike(rows: list[list[int]], n: int, k: int, extra:
     body = packed(
         histories={"dtype": "<u4", "lengths": lengths, "data": data},
         candidates={"dtype": "<u4", "shape": [n, k], "data": ids},
+        positions=None if places is None else wire.pack_array(places, "<u4"),
     )
     same = scorer_pb2.ScoreRequest(
         user=USER,
         vocabulary=FINGERPRINT,
         histories=scorer_pb2.Rows(lengths=lengths, data=data),
         candidates=scorer_pb2.Array(n=n, k=k, data=ids),
+        positions=None if places is None else np.array(places, "<u4").tobytes(),
     ).SerializeToString()
     for form, found in (("msgpack", body), ("protobuf", same)):
         _, plain, read = FORMS[form]
         query = plain(found, MOST)
         good = 0 < len(rows) <= MOST and n == len(rows) and k > 0 and extra == 0
+        good = good and (places is None or len(places) == n)
         assert (query is not None) == good
         if query is not None:
             assert_read_alike(query, read(found))
@@ -157,6 +178,12 @@ def test_odd_shapes_are_read_alike(rows: list[list[int]], n: int, k: int, extra:
         {"candidates": {**wire.pack_array(CANDIDATES, "<u4"), "shape": [6, 2**40]}},
         {"candidates": {**wire.pack_array(CANDIDATES, "<u4"), "shape": [2**32 - 1] * 2}},
         {"histories": {**wire.pack_rows(HISTORIES), "lengths": [2**32 - 1] * 6}},
+        {"positions": POSITIONS},
+        {"positions": wire.pack_array(POSITIONS[1:], "<u4")},
+        {"positions": wire.pack_array(POSITIONS, "<f4")},
+        {"positions": wire.pack_array([POSITIONS], "<u4")},
+        {"positions": {**wire.pack_array(POSITIONS, "<u4"), "shape": [7]}},
+        {"positions": {**wire.pack_array(POSITIONS, "<u4"), "shape": []}},
     ],
 )
 def test_everything_else_takes_the_long_way(changes: dict[str, Any]) -> None:
@@ -192,15 +219,32 @@ def test_frames_are_those_of_whole_answers(n: int, k: int, generation: int) -> N
             assert before + weights.tobytes() + between + logprobs.tobytes() == whole
 
 
-def test_the_short_way_gives_what_the_long_way_gives(store: Any) -> None:
-    service = ScoringService(store, settings(fresh_seconds=3600.0))
+def test_fields_that_come_twice_take_the_long_way() -> None:
+    body = packed(positions=wire.pack_array(POSITIONS, "<u4"))
+    name = msgpack.packb("positions")
+    field = body[body.index(name) :]
+    twice = bytes([body[0] + 1]) + body[1:] + field
+    assert wire.plain_query(twice, MOST) is None
+    assert codec.decode(twice, "msgpack", MOST).positions is not None
+    assert wire.plain_query(bytes([body[0] - 1]) + body[1 : -len(field)], MOST) is not None
+    sent = message(positions=POSITIONS)
+    again = scorer_pb2.ScoreRequest(positions=b"").SerializeToString()
+    assert wire.plain_query_of_protobuf(sent + again, MOST) is None
+
+
+@pytest.mark.parametrize("weight", [None, 0.4])
+@pytest.mark.parametrize("places", [None, wire.pack_array(POSITIONS, "<u4")])
+def test_the_short_way_gives_what_the_long_way_gives(
+    places: Any, weight: float | None, store: Any
+) -> None:
+    service = ScoringService(store, settings(weight=weight, fresh_seconds=3600.0))
     for user, vocabulary, known in (
         (USER, FINGERPRINT, False),
         (USER, OTHER_FINGERPRINT, True),
         ("nobody", FINGERPRINT, False),
         (EMPTY, FINGERPRINT, False),
     ):
-        body = packed(user=user, vocabulary=vocabulary)
+        body = packed(user=user, vocabulary=vocabulary, positions=places)
         query = wire.plain_query(body, MOST)
         assert query is not None
         watch = service.metrics.watch("http")

@@ -29,6 +29,7 @@ from tests.service.support import (
     FINGERPRINT,
     HISTORIES,
     OTHER_FINGERPRINT,
+    POSITIONS,
     REFUSED,
     SCORED,
     TIGHT,
@@ -142,6 +143,33 @@ def test_scores_are_those_of_the_model(fresh: float, opened: Opened, store: Stor
         assert answer.keys() == wanted.keys() | {"status", "reason", "generation", "order"}
         for name in wanted:
             assert_same(answer[name], wanted[name])
+
+
+@pytest.mark.parametrize("fresh", [0.0, 3600.0])
+def test_positions_move_weights_that_are_by_state(
+    fresh: float, opened: Opened, store: Store
+) -> None:
+    ask = opened(settings(weight=None, fresh_seconds=fresh), store)
+    for case in SCORED.values():
+        placed = {**case, "positions": POSITIONS}
+        for asked in (case, placed):
+            answer, wanted = ask(question(asked)), expected(asked, local(weight=None))
+            for name in wanted:
+                assert_same(answer[name], wanted[name])
+        assert (answer["weights"] != expected(case, local(weight=None))["weights"]).all()
+
+
+def test_positions_move_nothing_else(opened: Opened, store: Store) -> None:
+    ask = opened(settings(), store)
+    for case in SCORED.values():
+        plain, placed = ask(question(case)), ask(question(case, positions=POSITIONS))
+        assert placed.keys() == plain.keys()
+        for name in ("weights", "logprobs"):
+            assert_same(placed[name], plain[name])
+    for user in ("nobody", EMPTY):
+        assert not ask(question({"top_k": 3}, user=user, positions=POSITIONS))["weights"].any()
+    answer = ask(question({"top_k": 3}, histories=[], positions=[]))
+    assert answer["weights"].shape == (0,)
 
 
 def test_without_a_model_nothing_is_harmed(opened: Opened, store: Store) -> None:

@@ -18,7 +18,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from perslm import wire
+from perslm import backoff, wire
 from perslm.blob import Metadata, encode
 from perslm.client import Client
 from perslm.counts import Specials, count
@@ -29,6 +29,7 @@ from perslm.errors import (
     ServiceError,
     VocabularyMismatchError,
 )
+from perslm.interpolate import mix_columns
 from perslm.model import NullModel
 from perslm.remote import RemoteModel
 from perslm.vocabulary import Vocabulary
@@ -312,6 +313,49 @@ def test_weights_come_with_the_scores() -> None:
         assert len(asked) == 1
 
 
+@pytest.mark.parametrize("told", [{"weight_by_state": True}, {"weight_by_state": False}, {}])
+def test_positions_move_weights_that_are_by_state_and_are_not_sent(told: dict[str, bool]) -> None:
+    bodies = []
+
+    def script(method: str, path: str, body: bytes) -> Reply:
+        if method == "GET":
+            return 200, json.dumps({**INFO, **told}).encode()
+        bodies.append(msgpack.unpackb(body))
+        return scores(ids=wire.pack_array([2, 3, 4], "<u4"))
+
+    here = np.array([0.5, 0.25], np.float32)
+    moved = backoff.shift(here, [3, 200], backoff.population(3))
+    wanted = moved if told.get("weight_by_state") else here  # services of old do not tell
+    with service(script) as url, Client(url) as client:
+        model = client.model("u", FINGERPRINT)
+        states = model.states([[2], [3]])
+        mixed = model.mix(states, ROWS, positions=[3, 200])
+        logprobs = np.array([[-1, -2, -np.inf]] * 2, np.float32)
+        assert mixed.tobytes() == mix_columns(ROWS, wanted, np.array([2, 3, 4]), logprobs).tobytes()
+        assert model.weights(states, [3, 200]).tolist() == wanted.tolist()
+        assert model.weights(states, positions=np.array([3, 200])).tolist() == wanted.tolist()
+        assert model.weights(states).tolist() == [0.5, 0.25]
+        if told.get("weight_by_state"):
+            for wrong in ([3], [3, 4, 5], [0.5, 1.0], 7):
+                with pytest.raises(ArgumentError):
+                    model.weights(states, wrong)
+    (body,) = bodies
+    assert "positions" not in body
+
+
+def test_a_model_made_while_the_service_was_away_learns_how_it_weighs() -> None:
+    vocabulary = Vocabulary.from_words(["thanks", "for", "you"])
+    told = {"vocabulary": vocabulary.fingerprint, "vocabulary_size": vocabulary.size}
+    facts = json.dumps({**INFO, **told, "weight_by_state": True}).encode()
+    replies: list[Reply] = [(500, b""), (200, facts), scores()]
+    with service(lambda *_: replies.pop(0)) as url, Client(url, pause=0) as client:
+        model = client.model("u", vocabulary)
+        states = model.states([[2], [3]])
+        model.score(states, [[2, 3, 4]] * 2)
+        assert (model.weights(states, [0, 0]) > model.weights(states)).all()
+    assert not replies
+
+
 def test_what_is_asked_is_what_the_documentation_says() -> None:
     bodies = []
 
@@ -444,7 +488,14 @@ def test_a_unix_socket_that_is_not_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "info", [{"order": 6}, {"order": True}, {"vocabulary": 1}, {"vocabulary_size": None}]
+    "info",
+    [
+        {"order": 6},
+        {"order": True},
+        {"vocabulary": 1},
+        {"vocabulary_size": None},
+        {"weight_by_state": 1},
+    ],
 )
 def test_metadata_that_cannot_be_is_not_believed(info: dict[str, Any]) -> None:
     with service(replying(scores(), info)) as url, Client(url) as client:
