@@ -85,7 +85,9 @@ def sample(
         known = context >= 0
         by_context = (facts.kept, facts.total, facts.distinct, facts.opens)
         used = np.where(entry >= 0, facts.used[entry] if len(level) else 0, 0)
-        rows.append([used, *(np.where(known, values[context], 0) for values in by_context)])
+        rows.append(
+            [used, *(np.where(known, np.append(values, 0)[context], 0) for values in by_context)]
+        )
         context = np.where(place > 0, np.roll(entry, 1), -1)
         context[context >= 0] = np.where(
             level.word[context[context >= 0]] == counts.specials.eos, -1, context[context >= 0]
@@ -136,10 +138,11 @@ def fit(samples: Sequence[Sample], order: int) -> Gates:
 
 def design_of(every: Sample) -> list[Float64Array]:
     """Return the features of the contexts of each order, float64[n, FEATURES] each."""
-    by_order = zip(every.total.T, every.distinct.T, every.opens.T, strict=True)
+    variety = every.distinct + (every.total - every.kept)
+    by_order = zip(every.total.T, variety.T, every.opens.T, strict=True)
     return [
-        features(np.maximum(total, 1), np.maximum(distinct, 1), opens)
-        for total, distinct, opens in by_order
+        features(np.maximum(total, 1), np.maximum(different, 1), opens)
+        for total, different, opens in by_order
     ]
 
 

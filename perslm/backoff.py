@@ -20,6 +20,10 @@ Counts are raw at the highest order and after contexts that begin with ``<s>``. 
 how many different words were seen before hw, at least 1 (Kneser and Ney 1995): a word is asked for
 there because a longer context did not know it, and then what follows everything counts.
 
+Pruned counts no longer know how many different words were cut, but how many
+events. Each is taken for a word of its own, which is what most were: so C(h), the number of words
+seen after h and that of words seen before hw stay nearly what they were, and so do the gates.
+
 The gate is logistic in few features of a context (:func:`features`), so that it is smooth and needs
 few numbers: :class:`Gates`, fitted over many users by ``builders/gates.py``, shipped in
 ``gates.json``. Nothing of it is about anybody.
@@ -111,8 +115,8 @@ class Seen:
     """What the estimator goes by of one level: of its n-grams, and of their contexts.
 
     ``used`` int64 is c(hw), by n-gram (``<s>`` has 0). By context, float64: ``kept`` the sum of its
-    n-grams' counts, ``total`` C(h), which is more if some were pruned, and ``distinct``; bool:
-    ``opens``, whether it begins with ``<s>``.
+    n-grams' counts, ``total`` C(h), which is more if some were pruned, and ``distinct``, how many
+    n-grams are left; bool: ``opens``, whether it begins with ``<s>``.
     """
 
     used: Int64Array
@@ -120,6 +124,11 @@ class Seen:
     total: Float64Array
     distinct: Float64Array
     opens: npt.NDArray[np.bool_]
+
+    @property
+    def variety(self) -> Float64Array:
+        """Return how many different events were seen after each context, those cut included."""
+        return self.distinct + (self.total - self.kept)
 
 
 def seen(counts: Counts) -> Iterator[Seen]:
@@ -129,13 +138,17 @@ def seen(counts: Counts) -> Iterator[Seen]:
         contexts, highest = len(opens), k + 1 == counts.order
         used = level.count
         if not highest:
-            before = np.bincount(counts.levels[k + 1].suffix, minlength=len(level))
+            above = counts.levels[k + 1]
+            before = np.bincount(above.suffix, minlength=len(level))
+            if counts.cut is not None:
+                known = np.bincount(above.suffix, above.count, len(level))
+                before = before + (level.count - known.astype(np.int64))
             used = np.where(opens[level.context], used, np.maximum(before, 1))
         is_bos = (level.word == counts.specials.bos) & (k == 0)
         used = np.where(is_bos, 0, used)
         kept = np.bincount(level.context, used, contexts).astype(np.float64)
         distinct = np.bincount(level.context[used > 0], minlength=contexts).astype(np.float64)
-        cut = 0 if counts.cut is None else np.where(opens | highest, counts.cut[k], 0)
+        cut = 0 if counts.cut is None else counts.cut[k]
         yield Seen(used, kept, kept + cut, distinct, opens)
         opens = opens[level.context] if k else is_bos
 
@@ -151,7 +164,7 @@ def estimate(counts: Counts, gates: Gates) -> Backoff:
         *coefficients, discount = gates.table[k]
         live = facts.distinct > 0
         total = facts.total[live]
-        z = features(total, facts.distinct[live], facts.opens[live]) @ np.array(coefficients)
+        z = features(total, facts.variety[live], facts.opens[live]) @ np.array(coefficients)
         speaks = np.zeros(len(live))  # (1 − γ(h)) / C(h)
         speaks[live] = 1 / (1 + np.exp(np.clip(z, -FURTHEST, FURTHEST))) / total
         own = speaks[level.context] * np.maximum(facts.used - discount, 0)

@@ -13,26 +13,26 @@ using std::uint64_t;
 constexpr uint32_t none = UINT32_MAX;
 constexpr double furthest = 15;
 
-// What a gate goes by: how many different events followed a context, their counts added up, and
-// these with what was cut.
+// What a gate goes by: how many different events are kept of a context, and their counts added up;
+// then both with what was cut, where each event is taken for a different one.
 struct Seen {
   uint32_t distinct = 0;
-  uint64_t kept = 0, total = 0;
+  uint64_t kept = 0, variety = 0, total = 0;
 };
 
 // 1 - gamma.
 double openness(const Gate& gate, const Seen& seen, bool opens) {
   const double size = std::log2(static_cast<double>(seen.total)) / 8;
-  const double variety = static_cast<double>(seen.distinct) / static_cast<double>(seen.total);
-  const std::array<double, gate_features> features{
-      1,
-      size,
-      variety,
-      size * size,
-      size * variety,
-      variety * variety,
-      std::log2(static_cast<double>(seen.distinct)) / 8,
-      opens ? 1.0 : 0.0};
+  const double different = static_cast<double>(seen.variety);
+  const double variety = different / static_cast<double>(seen.total);
+  const std::array<double, gate_features> features{1,
+                                                   size,
+                                                   variety,
+                                                   size * size,
+                                                   size * variety,
+                                                   variety * variety,
+                                                   std::log2(different) / 8,
+                                                   opens ? 1.0 : 0.0};
   double sum = 0;
   for (size_t i = 0; i < features.size(); ++i) sum += gate.coefficient[i] * features[i];
   return 1 / (1 + std::exp(std::clamp(sum, -furthest, furthest)));
@@ -52,7 +52,7 @@ class Masses {
       return 0;
     }
     if (seen.total < small) {
-      uint32_t& row = row_of_[(opens * small + seen.total) * small + seen.distinct];
+      uint32_t& row = row_of_[(opens * small + seen.total) * small + seen.variety];
       if (row == none) {
         row = static_cast<uint32_t>(per_count_.size());
         per_count_.push_back(per_count(seen, opens));
@@ -89,7 +89,7 @@ class Masses {
 
   const Gate& gate_;
   Backoff& result_;
-  std::vector<uint32_t> row_of_;  // by whether <s> opens the context, total, and distinct events
+  std::vector<uint32_t> row_of_;  // by whether <s> opens the context, total, and variety
   std::vector<double> per_count_;
   std::vector<uint32_t> shared_;  // row by row, a cell for each count
   std::array<uint32_t, small> alone_{};
@@ -124,10 +124,17 @@ class Estimator {
   }
 
  private:
-  // How many different words were seen before each n-gram of level k, at least 1.
+  // How many different words were seen before each n-gram of level k, at least 1. Where some were
+  // cut, each time is taken for a different one.
   std::vector<uint32_t> continuations(size_t k) const {
+    const Level& above = counts_.levels[k + 1];
     std::vector<uint32_t> result(counts_.levels[k].size());
-    for (const uint32_t entry : counts_.levels[k + 1].suffix) ++result[entry];
+    if (counts_.pruned) {
+      result = counts_.levels[k].count;
+      for (size_t e = 0; e < above.size(); ++e) result[above.suffix[e]] -= above.count[e] - 1;
+    } else {
+      for (const uint32_t entry : above.suffix) ++result[entry];
+    }
     for (uint32_t& count : result) count = std::max(count, 1U);
     return result;
   }
@@ -151,7 +158,9 @@ class Estimator {
         seen.kept += count[e];
         ++seen.distinct;
       }
-      seen.total = seen.kept + (whole && counts_.pruned ? counts_.cut[k][i] : 0);
+      const uint32_t cut = counts_.pruned ? counts_.cut[k][i] : 0;
+      seen.total = seen.kept + cut;
+      seen.variety = uint64_t{seen.distinct} + cut;
       const auto spoken = static_cast<float>(masses.enter(seen, opens));
       if (k > 0) {
         result_.spoken.back()[i] = spoken;

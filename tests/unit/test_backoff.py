@@ -70,6 +70,21 @@ def test_every_state_sums_to_one_and_leaves_something(
         assert all(((w > 0) & (w < 1)).all() for w in found.weight)
 
 
+@given(sequence_lists(), ORDERS)
+def test_what_was_seen_once_and_cut_is_still_known_to_have_been_there(
+    sequences: list[Seq], order: int
+) -> None:
+    whole = counted([Seq(s.ids, True, s.closes) for s in sequences], order)
+    pruned = whole.prune([1] + [2] * (order - 1))
+    pairs = list(zip(backoff.seen(whole), backoff.seen(pruned), strict=True))
+    for before, after in pairs[:2]:  # after one word or none: no such context was cut
+        assert after.variety.tolist() == before.variety.tolist() == before.distinct.tolist()
+        assert after.total.tolist() == before.total.tolist()
+    for _, after in pairs:
+        assert (after.distinct <= after.variety).all()
+        assert (after.variety <= after.total).all()
+
+
 def texts() -> list[Seq]:
     return [Seq([2, 3, 4], True, True), Seq([2, 3, 5], True, True), Seq([3, 4], True, False)]
 

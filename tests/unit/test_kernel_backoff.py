@@ -20,15 +20,19 @@ SIZE, BOS, EOS = 7, 0, 1
     sequence_lists(),
     st.integers(1, MAX_ORDER),
     st.integers(0, 99),
-    st.booleans(),
+    st.none() | st.lists(st.integers(1, 4), min_size=MAX_ORDER - 1, max_size=MAX_ORDER - 1),
     st.lists(st.lists(st.integers(0, SIZE + 1), max_size=6), min_size=1, max_size=6),
 )
 def test_kernel_and_numpy_agree(
-    sequences: list[Seq], order: int, seed: int, pruned: bool, histories: list[list[int]]
+    sequences: list[Seq],
+    order: int,
+    seed: int,
+    minimum: list[int] | None,
+    histories: list[list[int]],
 ) -> None:
     counts = count(sequences, order, Specials(SIZE, BOS, EOS))
-    if pruned:
-        counts = counts.prune([1] + [2] * (order - 1))
+    if minimum is not None:
+        counts = counts.prune([1, *sorted(minimum)][:order])
     gates = some_gates(order, seed)
     n, ids = len(histories), np.array([i for row in histories for i in row], np.int64)
     begins = np.cumsum([0, *map(len, histories)])
