@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from builders.prepare import Prepared, Settings
+from builders.pruning import shrink
 from perslm import blob
 from perslm.counts import Specials, count
 from perslm.vocabulary import Vocabulary
@@ -14,7 +15,10 @@ from perslm.vocabulary import Vocabulary
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A user's blob and what went into it. ``source_digest`` identifies mail and settings."""
+    """A user's blob and what went into it. ``source_digest`` identifies mail and settings.
+
+    ``ngrams`` are in the blob, by order; ``pruned`` of all that were counted are not.
+    """
 
     user: str
     blob: bytes
@@ -23,6 +27,7 @@ class Built:
     duplicates: int
     tokens: int
     ngrams: tuple[int, ...]
+    pruned: int
 
 
 def unique(messages: Iterable[Prepared]) -> tuple[list[Prepared], int]:
@@ -46,10 +51,13 @@ def unique(messages: Iterable[Prepared]) -> tuple[list[Prepared], int]:
 def source_digest(messages: Iterable[Prepared], vocabulary: Vocabulary, settings: Settings) -> str:
     """Return 32 hexadecimal digits that tell whether a build would give another blob.
 
-    They change with what any message teaches, the vocabulary, the order and the blob's format.
+    They change with what any message teaches, the vocabulary, the order, the most bytes and the
+    blob's format.
     """
     digest = hashlib.blake2b(digest_size=16)
     digest.update(f"{blob.VERSION} {vocabulary.fingerprint} {settings.order}".encode())
+    if settings.max_bytes is not None:
+        digest.update(f" in {settings.max_bytes} bytes".encode())
     for message in messages:
         for sequence in message.sequences:
             digest.update(bytes((sequence.opens, sequence.closes)))
@@ -74,12 +82,17 @@ def build_user(
     newest = max((message.when for message in kept), default=0.0)
     created = max(int(newest), 0)  # not now: the same mail gives the same bytes
     metadata = blob.Metadata(vocabulary.fingerprint, len(kept), digest, created)
+    if settings.max_bytes is None:
+        left, encoded = counts, blob.encode(counts, metadata)
+    else:
+        left, encoded = shrink(counts, metadata, settings.max_bytes)
     return Built(
         user=user,
-        blob=blob.encode(counts, metadata),
+        blob=encoded,
         source_digest=digest,
         messages=len(kept),
         duplicates=duplicates,
         tokens=counts.tokens,
-        ngrams=counts.ngrams,
+        ngrams=left.ngrams,
+        pruned=sum(counts.ngrams) - sum(left.ngrams),
     )

@@ -31,21 +31,32 @@ class Skip(StrEnum):
     OTHER_LANGUAGE = "other_language"
 
 
+LEAST_BYTES = 1024
+"""The smallest model that may be asked for: one of a few hundred n-grams."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What decides, besides the vocabulary, what is learned from a message.
+    """What decides, besides the vocabulary, what is learned from a message, and kept of it.
 
     ``languages`` are ISO 639-1 codes, or ``all``; ``keep`` names zone kinds that are learned from
-    although they would be removed (``builders.clean.KINDS``).
+    although they would be removed (``builders.clean.KINDS``). A user's blob has at most
+    ``max_bytes`` (None: as many as it takes), LEAST_BYTES or more.
     """
 
     order: int = 3
     languages: tuple[str, ...] = ("en",)
     keep: tuple[str, ...] = ()
+    max_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.order <= 5:
             raise ArgumentError(f"order must be 1 to 5, not {self.order}")
+        if self.max_bytes is not None and self.max_bytes < LEAST_BYTES:
+            raise ArgumentError(
+                f"{self.max_bytes} bytes are too few to hold anything: "
+                f"allow {LEAST_BYTES} or more a model"
+            )
         clean("", keep=self.keep)  # names unknown kinds before a long run does
 
 

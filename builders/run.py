@@ -59,6 +59,7 @@ class UserResult:
     duplicates: int
     tokens: int
     ngrams: tuple[int, ...]
+    pruned: int
     bytes: int
 
 
@@ -368,5 +369,6 @@ def _publish(store: Store, built: Built, head: Head, vocabulary: str) -> UserRes
         duplicates=built.duplicates,
         tokens=built.tokens,
         ngrams=built.ngrams,
+        pruned=built.pruned,
         bytes=len(built.blob),
     )

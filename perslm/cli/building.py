@@ -216,9 +216,9 @@ def vocab_import(
     json: JsonOption = False,
 ) -> None:
     """Take over the tokenizer of the global LM, so that models speak its very ids."""
-    if _is_global_lm(tokenizer):
-        from perslm.global_lm import open_global_lm
+    from perslm.global_lm import is_spec, open_global_lm
 
+    if is_spec(tokenizer):
         if bos is not None or eos is not None:
             raise ArgumentError("--bos and --eos are for a tokenizer.json: an LM knows its own")
         vocabulary = open_global_lm(tokenizer).vocabulary
@@ -248,6 +248,13 @@ def build(
     user_from: UserFromOption = UserFrom.AUTO,
     languages: LanguagesOption = "en",
     keep: KeepOption = "",
+    max_bytes: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Leave out what is worth least, so that no model is larger; 16384 keeps most.",
+        ),
+    ] = None,
     jobs: JobsOption = None,
     report: Annotated[
         Path | None, typer.Option(help="Also write what was done to this file, as JSON.")
@@ -270,14 +277,15 @@ def build(
     already published are found unchanged. Exit code 1 if another builder published a user first.
 
     With --json the report is printed that --report writes: what was read, skipped and why, and
-    users with status, generation, messages, duplicates, tokens, ngrams and bytes.
+    users with status, generation, messages, duplicates, tokens, ngrams, pruned (how many n-grams
+    --max-bytes left out) and bytes.
     """
     from builders.prepare import Settings
     from builders.run import Report
     from builders.run import build as build_all
 
     vocabulary = Vocabulary.load(vocab)
-    settings = Settings(order, split_list(languages), split_list(keep))
+    settings = Settings(order, split_list(languages), split_list(keep), max_bytes)
     done = Report([str(s) for s in sources])
     if report is not None:
         check_writable(report)
@@ -473,10 +481,6 @@ def _warn_unreadable(unreadable: list[Unreadable]) -> None:
         stderr.print(f"unreadable: {one.position}: {one.reason}")
     if len(unreadable) > 10:
         stderr.print(f"and {len(unreadable) - 10} more unreadable messages")
-
-
-def _is_global_lm(name: str) -> bool:
-    return name in ("smollm2", "pocketsphinx") or name.startswith(("hf:", "arpa:"))
 
 
 def split_list(text: str) -> tuple[str, ...]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
+from random import Random
 
 import pytest
 import typer.main
@@ -171,6 +173,26 @@ def test_build_reports(perslm: Perslm, tmp_path: Path, vocabulary: Path) -> None
     again = perslm("build", mail, "--vocab", vocabulary, "--jobs", "1", "--json")
     assert {user["status"] for user in again.json["users"]} == {"unchanged"}
     assert "reading" not in again.err
+
+
+def test_build_keeps_models_small(perslm: Perslm, tmp_path: Path) -> None:
+    random = Random(1)
+    words = ["".join(letters) for letters in product("bdfgk", "aeiou", "lmnrst", "aeiou")]
+    vocabulary, mail = tmp_path / "words.json", tmp_path / "mail.jsonl"
+    Vocabulary.from_words([*words, "."]).save(vocabulary)
+    bodies = [" ".join(random.choices(words, k=9)) + "." for _ in range(150)]
+    mail.write_text("\n".join(json.dumps({"user": "u", "body": body}) for body in bodies))
+    anything = ["build", mail, "--vocab", vocabulary, "--languages", "all", "--json"]
+    (whole,) = perslm(*anything).json["users"]
+    small = [*anything, "--max-bytes", "1024"]
+    (built,) = perslm(*small).json["users"]
+    assert built["status"] == "published"
+    assert built["bytes"] <= 1024 < whole["bytes"]
+    assert built["pruned"] == sum(whole["ngrams"]) - sum(built["ngrams"]) > 0
+    assert built["tokens"] == whole["tokens"]
+    assert perslm(*small).json["users"][0]["status"] == "unchanged"
+    refused = perslm(*anything, "--max-bytes", "100", code=2)
+    assert "allow 1024 or more" in " ".join(refused.err.split())
 
 
 def test_no_user_id_is_cut_short(perslm: Perslm, tmp_path: Path, vocabulary: Path) -> None:

@@ -91,10 +91,36 @@ def test_the_source_digest_tells_builds_apart() -> None:
     digests = {
         source_digest(messages, VOCABULARY, Settings(order=3)),
         source_digest(messages, VOCABULARY, Settings(order=2)),
+        source_digest(messages, VOCABULARY, Settings(order=3, max_bytes=1024)),
+        source_digest(messages, VOCABULARY, Settings(order=3, max_bytes=2048)),
         source_digest(messages, other_words, Settings(order=3)),
         source_digest(messages[:1], VOCABULARY, Settings(order=3)),
         source_digest([mail(1, "p", "abc"), mail(2, "q", "d")], VOCABULARY, Settings(order=3)),
         source_digest([mail(1, "p", "a", "bc"), messages[1]], VOCABULARY, Settings(order=3)),
     }
-    assert len(digests) == 6
+    assert len(digests) == 8
     assert {len(digest) for digest in digests} == {32}
+
+
+def test_a_model_of_so_many_bytes_is_built_of_the_whole_mail() -> None:
+    words = Vocabulary.from_words([f"w{i}" for i in range(3000)])
+    random_ids = random.Random(1)
+    messages = [
+        Prepared(
+            "u",
+            float(when),
+            (b"%d" % when,),
+            (Sequence(tuple(random_ids.randrange(FIRST, 3000) for _ in range(9)), True, True),),
+        )
+        for when in range(200)
+    ]
+    whole = build_user("u", messages, words, Settings(order=3))
+    small = build_user("u", messages, words, Settings(order=3, max_bytes=2048))
+    assert len(small.blob) <= 2048 < len(whole.blob)
+    assert (whole.pruned, small.pruned) == (0, sum(whole.ngrams) - sum(small.ngrams))
+    assert small.ngrams == blob.decode(small.blob).counts.ngrams
+    assert (small.tokens, small.messages) == (whole.tokens, whole.messages) == (2000, 200)
+    assert build_user("u", messages[::-1], words, Settings(order=3, max_bytes=2048)) == small
+    roomy = build_user("u", messages, words, Settings(order=3, max_bytes=1 << 20))
+    assert roomy.ngrams == whole.ngrams
+    assert len(roomy.blob) == len(whole.blob)

@@ -8,7 +8,16 @@ from datetime import UTC, datetime
 import pytest
 
 from builders.message import Address, Message
-from builders.prepare import Prepared, Settings, Skip, cleaned, correspondents, own_text, prepare
+from builders.prepare import (
+    LEAST_BYTES,
+    Prepared,
+    Settings,
+    Skip,
+    cleaned,
+    correspondents,
+    own_text,
+    prepare,
+)
 from perslm.errors import ArgumentError
 from perslm.vocabulary import Vocabulary
 
@@ -89,6 +98,12 @@ def test_ids_are_not_in_the_repr() -> None:
 def test_orders_are_1_to_5(order: int) -> None:
     with pytest.raises(ArgumentError, match="1 to 5"):
         Settings(order=order)
+
+
+def test_models_too_small_to_hold_anything_are_refused_before_a_run() -> None:
+    assert Settings(max_bytes=LEAST_BYTES).max_bytes == LEAST_BYTES
+    with pytest.raises(ArgumentError, match="too few"):
+        Settings(max_bytes=LEAST_BYTES - 1)
 
 
 def test_unknown_kinds_are_refused_before_a_run() -> None:
