@@ -57,6 +57,7 @@ def search(
     history: Sequence[int],
     *,
     personal: Scorer | None = None,
+    position: int | None = None,
     width: int = 8,
     steps: int = 8,
     best: int = 3,
@@ -70,7 +71,9 @@ def search(
     of ``stop`` (which it keeps) or after ``steps`` ids; ids in ``banned`` are never taken, nor are
     ids of probability 0. What ``only`` refuses is left out, and the next likely takes its place.
     With ``personal`` each step's rows are mixed first; without, or with a null model, the global
-    LM's own scores decide. Raises ArgumentError for numbers below 1.
+    LM's own scores decide. ``position`` is how many tokens of the text ``history`` holds, if that
+    is known: a personal model is worth more early in a text. Raises ArgumentError for numbers below
+    1.
     """
     if min(width, steps, best) < 1:
         raise ArgumentError("width, steps and best must be at least 1")
@@ -81,7 +84,8 @@ def search(
         histories = [[*opening, *h.ids] for h in live]
         rows = global_model.logprobs(histories)
         if personal is not None:
-            rows = personal.mix(personal.states(histories), rows)
+            at = None if position is None else np.full(len(live), position + step)
+            rows = personal.mix(personal.states(histories), rows, positions=at)
         totals = np.array(rows, np.float64) + np.array([[h.logprob] for h in live])
         totals[:, [i for i in banned if i < totals.shape[1]]] = -np.inf  # virtual ids have none
         if only is not None:

@@ -93,6 +93,7 @@ class Suggester:
             self._global,
             cursor.history,
             personal=personal,
+            position=len(cursor.history) - 1,  # it begins with <s>
             width=self._width,
             steps=self._tokens,
             best=self._width,

@@ -5,8 +5,8 @@
 
 It works in greedy search, sampling and beam search, for a batch of prompts of different users, with
 ``num_return_sequences``, with left padding and with or without cached decoding. The personal states
-are read from ``input_ids`` at each step: only the last order−1 ids decide, so there is nothing to
-remember between steps and nothing that reordered beams could get wrong.
+are read from ``input_ids`` at each step, and so is how much text there is already: there is nothing
+to remember between steps and nothing that reordered beams could get wrong.
 
 The arithmetic is that of ``perslm.model``; global LMs for perslm's own beam search are in
 ``perslm.global_lm``. Needs the extra ``hf``.
@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from perslm.counts import MAX_ORDER
 from perslm.errors import ArgumentError, MissingExtraError, VocabularyMismatchError
@@ -86,6 +87,7 @@ class PersonalLogitsProcessor:
         if not self.models:
             raise ArgumentError("a processor needs a model for each prompt, or one for all")
         self._vocabulary = vocabulary
+        self._ends = torch.tensor([vocabulary.bos, vocabulary.eos])
         self._pad = pad
         self._normalized = normalized
 
@@ -108,12 +110,13 @@ class PersonalLogitsProcessor:
         if all(isinstance(model, NullModel) for model in self.models):
             return scores
         histories = self._histories(input_ids)
+        positions = self._positions(input_ids)
         rows, as_they_were = self._rows(scores)
         parts = []
         for i, model in enumerate(self.models):
             own = slice(i * share, (i + 1) * share)
             part = rows[own]
-            mixed = model.mix(model.states(histories[own]), part)
+            mixed = model.mix(model.states(histories[own]), part, positions=positions[own])
             parts.append((part, mixed))
         if all(mixed is part for part, mixed in parts):
             return scores
@@ -138,6 +141,20 @@ class PersonalLogitsProcessor:
             if padded or length < _DEPTH:
                 recent[i] = [self._vocabulary.bos, *row]
         return recent
+
+    def _positions(self, input_ids: Any) -> npt.NDArray[np.int64]:
+        """Return how many tokens of each row's text there are, since padding, ``<s>`` or ``</s>``.
+
+        int64[rows]; everything is text if there is none of them.
+        """
+        before = torch.isin(input_ids, self._ends.to(input_ids.device))
+        if self._pad is not None:
+            before |= (input_ids == self._pad).cumprod(1).bool()
+        length = input_ids.shape[1]
+        behind = torch.arange(1, length + 1, device=input_ids.device)
+        begins = (before * behind).max(1).values if length else before.sum(1)
+        positions: npt.NDArray[np.int64] = (length - begins).cpu().numpy()
+        return positions
 
     def _rows(self, scores: Any) -> tuple[Float32Array, bool]:
         """Return log-probabilities, at least as wide as the models; whether they are the scores."""

@@ -24,6 +24,7 @@ from tests.neural import (
     tiny_vocabulary,
     writer,
 )
+from tests.support import Seq
 
 pytestmark = needs_torch
 
@@ -55,7 +56,7 @@ def explicit(lm: Any, model: PersonalModel | NullModel, vocabulary: Vocabulary) 
             logits = lm(input_ids=torch.tensor([history]), use_cache=False).logits[0, -1].double()
         base = torch.log_softmax(logits, -1).numpy()
         states = model.states([[vocabulary.bos, *history]])
-        weight = float(model.weights(states)[0])
+        weight = float(model.weights(states, [len(history)])[0])
         if weight == 0:
             return base
         personal = np.full(len(base), -np.inf)
@@ -281,7 +282,7 @@ def test_padding_is_no_text(real: int, order: int, vocabulary: Vocabulary) -> No
     text = [int(w) for w in np.random.default_rng(real).choice(user.events[1:], real)]
     scores = torch.randn(1, SIZE).log_softmax(-1)
     states = user.states([[vocabulary.bos, *text]])
-    expected = user.mix(states, scores.numpy())
+    expected = user.mix(states, scores.numpy(), positions=[real])
     for padding in (0, 1, 3, 9) if real else (1, 3, 9):
         ids = torch.tensor([[pad] * padding + text])
         mixed = processor(user, vocabulary, pad=pad)(ids, scores)
@@ -296,7 +297,34 @@ def test_a_token_like_the_padding_inside_the_text_is_text(vocabulary: Vocabulary
     text = [w[0], w[1], w[2], w[2], w[2], w[2]]
     scores = torch.randn(1, SIZE).log_softmax(-1)
     mixed = processor(user, vocabulary, pad=w[2])(torch.tensor([text]), scores)
-    assert np.array_equal(mixed.numpy(), user.mix(user.states([text]), scores.numpy()))
+    expected = user.mix(user.states([text]), scores.numpy(), positions=[len(text)])
+    assert np.array_equal(mixed.numpy(), expected)
+
+
+@pytest.mark.parametrize("pad", [None, END, 39])
+def test_a_position_counts_from_where_the_text_begins(
+    pad: int | None, vocabulary: Vocabulary
+) -> None:
+    import torch
+
+    sequences = [Seq([5, 6, 7, 5, 9, 6], True, True)] * 9
+    counts = count(sequences, 3, Specials(vocabulary.size, vocabulary.bos, vocabulary.eos))
+    user = PersonalModel.from_counts(counts, Metadata(vocabulary.fingerprint))  # λ by state
+    w = [5, 6, 7]
+    scores = torch.randn(1, SIZE).log_softmax(-1)
+    for ids, position in (
+        ([w[0]] * 7, 7),
+        ([w[0]] * 300, 300),
+        ([END, END, w[0], w[1]], 2),
+        ([w[0], w[1], w[2], END, w[0]], 1),
+        ([w[0], w[1], END], 0),
+    ):
+        mixed = processor(user, vocabulary, pad=pad)(torch.tensor([ids]), scores)
+        states = user.states([[vocabulary.bos, *ids] if len(ids) < 4 else ids])
+        expected = user.mix(states, scores.numpy(), positions=[position])
+        assert np.array_equal(mixed.numpy(), expected)
+    weights = user.weights(user.states([w[:1]] * 3), [0, 7, 300])
+    assert len(set(weights.tolist())) == 3
 
 
 def test_another_vocabulary_is_a_null_model_or_a_typed_error(vocabulary: Vocabulary) -> None:
