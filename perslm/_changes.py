@@ -108,7 +108,8 @@ class Changes:
         try:
             subscription = client.pubsub()
             subscription.subscribe(keys.channel(self._installation))
-            asked = waiting = 0.0  # when the last ping was sent; the same, until it is answered
+            asked = 0.0  # when the last ping was sent
+            waiting = time.monotonic()  # since when for an answer, to that or to the subscription
             while not self._closed.is_set():
                 message = subscription.get_message(timeout=_TICK_SECONDS)
                 now = time.monotonic()
@@ -117,6 +118,8 @@ class Changes:
                     if not isinstance(client, redis.RedisCluster):
                         self.heard = asked
                 elif message is not None:
+                    if message["type"] == "subscribe":
+                        waiting = 0.0
                     change = self._change(message)
                     if change is not None:
                         yield change

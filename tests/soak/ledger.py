@@ -8,7 +8,8 @@ what is *acknowledged* has. The rules for an answer, sent for at s:
     equals what the oracle says of a content that was begun under that number.
 2.  After a deletion is acknowledged, no earlier generation answers: at once through the replica
     that deleted; through another a second later. Only an answer that calls itself ``stale`` may, of
-    a replica that has been cut off from the store since, or nearly: it cannot know.
+    a replica that has been cut off from the store since, or nearly: it cannot know. (Where it is
+    not told of changes, it learns of one when it is next asked for that user.)
 3.  A generation acknowledged a second before s, or a later one, answers; an older one only if it is
     called ``stale``, or the store is disturbed.
 4.  No model: the answer changes nothing, and its reason is a documented one that can be true:
@@ -280,7 +281,7 @@ class Ledger:
             if generation > last:
                 break
             if sent > when if by == replica else sent > when + PROMISE:
-                could_know = not self.is_disturbed(replica, when, when + PROMISE)
+                could_know = not self.is_disturbed(replica, when, when + PROMISE + SLACK)
                 if cut_off and by != replica and not could_know:
                     self.stale_after_deletion += 1
                 else:

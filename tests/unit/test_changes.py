@@ -6,6 +6,7 @@ import math
 import os
 import queue
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -208,6 +209,39 @@ def test_a_server_that_hangs_is_found_out(own_server: EmbeddedServer) -> None:
         finally:
             os.kill(process, signal.SIGCONT)
         assert follower.gap()
+
+
+def test_a_subscription_that_is_never_confirmed_is_given_up(store_url: str, tmp_path: Path) -> None:
+    """The first connection that subscribes is dead from then on, without a sign of it."""
+    place, subscribed = tmp_path / "relay", threading.Event()
+
+    def pump(source: socket.socket, target: socket.socket) -> None:
+        try:
+            while data := source.recv(1 << 16):
+                if b"SUBSCRIBE" in data and not subscribed.is_set():
+                    subscribed.set()
+                    continue
+                target.sendall(data)
+            target.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the other direction has ended
+
+    def serve() -> None:
+        while True:
+            connection, _ = listener.accept()
+            server = socket.socket(socket.AF_UNIX)
+            server.connect(store_url.removeprefix("unix://"))
+            for ends in ((connection, server), (server, connection)):
+                threading.Thread(target=pump, args=ends, daemon=True).start()
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(place))
+        listener.listen()
+        threading.Thread(target=serve, daemon=True).start()
+        with open_store(f"unix://{place}") as store, following(store) as follower:
+            assert subscribed.is_set()
+            publish(store)
+            assert follower.next() == Change("publish", "default", "ada", 1)
 
 
 def test_a_quiet_server_that_answers_is_vouched_for(store: Store) -> None:
