@@ -26,6 +26,7 @@ _CALM_TURNS: Final = 16  # after which all are answered again
 _FEW: Final = 8  # requests of one turn: never too many, however long each takes
 _KEPT: Final = 0.9  # of what was measured before, with each turn
 _OF_REFUSAL: Final = 0.4  # what a refusal takes of what an answer does
+_FLOODED: Final = 1 / 4  # of ``turn_seconds``, what turns take while some are refused
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -106,9 +107,9 @@ class Turn:
     again; so who arrives now waits for the rest of this turn and for the next. Bursts are answered,
     for they pass. But where turns on end, of more than a few requests each, take longer than the
     setting ``turn_seconds``, more arrives than can be answered, and they would grow until everybody
-    waits for everybody. Then only as many are answered in a turn as, with the refusals, take half
-    of that: turns are short, and who is let in is answered soon. So it stays until all that comes
-    is answered so for some turns.
+    waits for everybody. Then only as many are answered in a turn as, with the refusals, take a
+    quarter of that: turns are short, and who is let in is answered soon. So it stays until all that
+    comes is answered so for some turns.
 
     A few requests are answered however long they take: a handful of callers, who each wait for an
     answer before they ask again, keep a process without the kernel in turns of any length.
@@ -158,5 +159,5 @@ class Turn:
                 return
         self._refused += (1 - _KEPT) * (refused - self._refused)
         refusals = _OF_REFUSAL * self._refused  # which take their time, too, but not all of it
-        worth = self._long / 2 * self._done / self._spent
+        worth = self._long * _FLOODED * self._done / self._spent
         self._allowed = max(_FEW, int(worth - refusals), int(refusals / 2))
