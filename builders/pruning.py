@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from perslm import blob
-from perslm.counts import Counts, Level
+from perslm.counts import Counts
 from perslm.errors import ArgumentError
 from perslm.katz import Float64Array
 
@@ -60,7 +60,7 @@ def shrink(counts: Counts, metadata: blob.Metadata, max_bytes: int) -> tuple[Cou
         return counts, encoded
     if counts.cut is not None:
         raise ArgumentError("counts are pruned once only: start from those of the whole mail")
-    found = select(counts, [np.zeros(len(level), bool) for level in counts.levels])
+    found = counts.select([np.zeros(len(level), bool) for level in counts.levels])
     fits = blob.encode(found, metadata)
     if len(fits) > max_bytes:
         raise ArgumentError(
@@ -70,7 +70,7 @@ def shrink(counts: Counts, metadata: blob.Metadata, max_bytes: int) -> tuple[Cou
     low, high = PRICES
     for _ in range(ROUNDS):
         price = (low + high) / 2
-        pruned = select(counts, affordable(counts, worth, bits, math.exp(price)))
+        pruned = counts.select(affordable(counts, worth, bits, math.exp(price)))
         encoded = blob.encode(pruned, metadata)
         if len(encoded) > max_bytes:
             low = price
@@ -135,28 +135,3 @@ def affordable(
         level = counts.levels[k]
         keep[k] &= keep[k - 1][level.context] & keep[k - 1][level.suffix]
     return keep
-
-
-def select(counts: Counts, keep: list[Mask]) -> Counts:
-    """Return the n-grams that ``keep`` names, which are closed, with what was cut around them.
-
-    A word that goes is as if it had never been written: nothing is known to be cut after the empty
-    context. Otherwise as ``perslm.counts.Counts.prune``.
-    """
-    levels, cuts = [], []
-    renumber = np.zeros(1, np.int64)  # old index in the level below -> new index
-    kept_below = np.ones(1, bool)
-    for k, (level, kept) in enumerate(zip(counts.levels, keep, strict=True)):
-        lost = counts.totals(k)
-        np.subtract.at(lost, level.context[kept], level.count[kept])
-        cuts.append(lost[kept_below] if k else np.zeros(1, np.int64))
-        levels.append(
-            Level(
-                renumber[level.context[kept]].astype(np.uint32),
-                level.word[kept],
-                renumber[level.suffix[kept]].astype(np.uint32),
-                level.count[kept],
-            )
-        )
-        renumber, kept_below = np.cumsum(kept) - 1, kept
-    return Counts(counts.specials, tuple(levels), tuple(cuts), counts.count_of_counts())

@@ -172,27 +172,41 @@ class Counts:
             raise ArgumentError(
                 f"minimum needs {self.order} counts, the first 1, that never decrease"
             )
-        kept_levels: list[Level] = []
+        return self.select(
+            [
+                (level.count >= least) | ((level.word == self.specials.bos) & (order == 1))
+                for order, (level, least) in enumerate(
+                    zip(self.levels, minimum, strict=True), start=1
+                )
+            ]
+        )
+
+    def select(self, keep: Sequence[npt.NDArray[np.bool_]]) -> Counts:
+        """Return the n-grams that ``keep`` names, bool[n] by level, with what was cut around them.
+
+        They must be closed under taking prefixes and suffixes, ``<s>`` among them if anything is. A
+        word that goes is as if it had never been written: nothing is known to be cut after the
+        empty context. Of every other context the mass cut is kept, and the count-of-counts from
+        before are.
+        """
+        levels: list[Level] = []
         cuts: list[Int64Array] = []
         renumber = np.zeros(1, np.int64)  # old index in the level below -> new index
         kept_below = np.ones(1, bool)
-        for order, level in enumerate(self.levels, start=1):
-            is_bos = (level.word == self.specials.bos) & (order == 1)
-            keep = (level.count >= minimum[order - 1]) | is_bos
-            lost = self.totals(order - 1)
-            np.subtract.at(lost, level.context[keep], level.count[keep])
-            cuts.append(lost[kept_below])
-            kept_levels.append(
+        for k, (level, kept) in enumerate(zip(self.levels, keep, strict=True)):
+            lost = self.totals(k)
+            np.subtract.at(lost, level.context[kept], level.count[kept])
+            cuts.append(lost[kept_below] if k else np.zeros(1, np.int64))
+            levels.append(
                 Level(
-                    renumber[level.context[keep]].astype(np.uint32),
-                    level.word[keep],
-                    renumber[level.suffix[keep]].astype(np.uint32),
-                    level.count[keep],
+                    renumber[level.context[kept]].astype(np.uint32),
+                    level.word[kept],
+                    renumber[level.suffix[kept]].astype(np.uint32),
+                    level.count[kept],
                 )
             )
-            renumber = np.cumsum(keep) - 1
-            kept_below = keep
-        return Counts(self.specials, tuple(kept_levels), tuple(cuts), self.count_of_counts())
+            renumber, kept_below = np.cumsum(kept) - 1, kept
+        return Counts(self.specials, tuple(levels), tuple(cuts), self.count_of_counts())
 
     def to_native(self) -> _native.Counts:
         """Return a copy for the kernel, which must be there.

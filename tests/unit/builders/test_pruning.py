@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders.pruning import affordable, costs, select, shrink, values
+from builders.pruning import affordable, costs, shrink, values
 from perslm import _backend, automaton, backoff, blob, katz
 from perslm._scoring import NumpyEngine, compile_counts
 from perslm.blob import Metadata
@@ -45,7 +45,7 @@ def test_a_blob_is_never_larger_than_allowed(
 ) -> None:
     counts = counted(sequences, order)
     full = len(blob.encode(counts, NOBODY))
-    nothing = len(blob.encode(select(counts, [level.count < 0 for level in counts.levels]), NOBODY))
+    nothing = len(blob.encode(counts.select([level.count < 0 for level in counts.levels]), NOBODY))
     # what was counted in the whole is kept, and alone may be more than a tiny model is
     budget = full if full < nothing else nothing + int((full - nothing) * share)
     pruned, data = shrink(counts, NOBODY, budget)
@@ -73,7 +73,7 @@ def test_every_state_sums_to_one_at_any_price(
 ) -> None:
     counts = counted(sequences, order)
     keep = affordable(counts, values(counts), costs(counts), float(np.exp(price)))
-    pruned = select(counts, keep)
+    pruned = counts.select(keep)
     assert same_counts(blob.decode(blob.encode(pruned, NOBODY)).counts, pruned)
     found = backoff.estimate(pruned, some_gates(order, seed))
     automaton.build(pruned, found).validate()
@@ -88,7 +88,7 @@ def test_the_kernel_reads_what_is_left_as_numpy_does(
     sequences: list[Seq], order: int, price: float, seed: int, backing_off: bool
 ) -> None:
     counts = counted(sequences, order)
-    pruned = select(counts, affordable(counts, values(counts), costs(counts), float(np.exp(price))))
+    pruned = counts.select(affordable(counts, values(counts), costs(counts), float(np.exp(price))))
     gates = some_gates(order, seed) if backing_off else None
     histories = [[BOS], [], *([*s.ids][:n] for s in sequences for n in (2, 5))]
     begins = np.cumsum([0, *map(len, histories)])
