@@ -39,6 +39,7 @@ FOR_INFORMATION = {
     "cold_without",
     "sustained",
     "overload_p99_sent",
+    "overload_late",
     "overload_busy",
     "overload_many_p99",
     "overload_many_rate",

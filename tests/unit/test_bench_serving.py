@@ -144,7 +144,7 @@ def test_an_open_load_tells_sheds_answers_and_errors_apart() -> None:
     assert (len(outcome.answered), len(outcome.shed)) == (10, 10)
 
 
-def test_who_waits_for_a_connection_waits_since_the_request_was_due(
+def test_who_waits_for_a_connection_waits_since_it_was_wanted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("perslm.bench.serving.http.TIMEOUT", 0.2)
@@ -159,6 +159,8 @@ def test_who_waits_for_a_connection_waits_since_the_request_was_due(
     # each waited for all before it
     assert sorted(outcome.answered) == list(outcome.answered)
     assert outcome.answered[-1] > outcome.sent.max()
+    assert len(outcome.late) == 5
+    assert outcome.late.min() >= 0
 
 
 def test_users_are_of_the_size_asked_for_and_all_differ(corpus: Corpus) -> None:

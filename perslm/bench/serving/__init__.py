@@ -295,6 +295,12 @@ class _Bench:
                 "unloaded",
             ),
             Row(
+                "overload_late",
+                "at twice that, what the load was late by, p99",
+                "ms",
+                float(np.percentile(loaded.late, 99)) * 1e3,
+            ),
+            Row(
                 "overload_busy",
                 "at twice that, share of a core that the load took",
                 "%",

@@ -2,11 +2,12 @@
 
 :class:`Caller` sends one request at a time and waits. :class:`Swarm` drives many connections from
 one thread: as fast as they are answered (``closed``), or at given times whether or not the service
-keeps up (``open``). In the latter a request's latency counts from when it was *meant* to be sent:
-a service that is late makes later requests late, and that is what their senders feel.
+keeps up (``open``). In the latter a request whose time has come while all connections wait for the
+service counts from then on: a service that is late makes later requests late, and that is what
+their senders feel. What the generator itself is late by is not the service's, and told apart.
 
-A swarm costs some 10 to 15 µs a request, a small part of what a server needs for it, and sleeps in
-between: the machine's other cores stay the server's.
+A swarm costs some 10 to 20 µs a request, and sleeps in between: the machine's other cores stay the
+server's.
 """
 
 from __future__ import annotations
@@ -100,9 +101,10 @@ class Requests:
 class Outcome:
     """What became of a load: latencies of answered requests and of refused ones in seconds.
 
-    ``sent`` are those of answered requests too, but from when they were sent, not due.
-    ``kinds`` has the number of each kind of outcome; ``seconds`` is how long it went, ``busy`` the
-    share of that in which the generator computed: near 1 it was the bottleneck.
+    They count from when a connection was wanted; ``sent`` are those of answered requests too, but
+    from when they were sent, and ``late`` is how long after it was due each request of all was
+    looked at. ``kinds`` has the number of each kind of outcome; ``seconds`` is how long it went,
+    ``busy`` the share of that in which the generator computed: near 1 it was the bottleneck.
     """
 
     seconds: float
@@ -111,6 +113,7 @@ class Outcome:
     answered: npt.NDArray[np.float64]
     sent: npt.NDArray[np.float64]
     shed: npt.NDArray[np.float64]
+    late: npt.NDArray[np.float64]
 
     @property
     def errors(self) -> dict[str, int]:
@@ -189,13 +192,13 @@ class Caller:
 
 
 class _Connection:
-    __slots__ = ("due", "number", "received", "sent", "socket")
+    __slots__ = ("number", "received", "sent", "socket", "wanted")
 
     def __init__(self, url: str) -> None:
         self.socket = connect(url)
         self.socket.setblocking(False)
         self.number = -1  # of the request that is out, if one is
-        self.due = self.sent = 0.0
+        self.wanted = self.sent = 0.0
         self.received = b""
 
 
@@ -246,20 +249,20 @@ class Swarm:
         self._reset()
         begin, cpu = _clock(), time.process_time()
         times = (due + begin + 0.001).tolist()
-        coming, waiting = 0, deque[int]()
+        coming, waiting = 0, deque[tuple[int, float]]()
         idle = list(self._open.values())
         checked = begin
         while True:
             now = _clock()
             while coming < len(times) and times[coming] <= now:
-                waiting.append(coming)
+                waiting.append((coming, now))
+                self._late.append(now - times[coming])
                 coming += 1
             while waiting and idle:
-                number = waiting.popleft()
-                self._send(idle.pop(), number, times[number])
+                self._send(idle.pop(), *waiting.popleft())
             if now - checked > _CHECK_SECONDS:
                 checked = now
-                while waiting and times[waiting[0]] < now - TIMEOUT:
+                while waiting and waiting[0][1] < now - TIMEOUT:
                     waiting.popleft()
                     self._kinds["timeout"] += 1
                 idle += self._give_up(now - TIMEOUT)
@@ -282,6 +285,7 @@ class Swarm:
 
     def _reset(self) -> None:
         self._answered, self._sent, self._shed = array("d"), array("d"), array("d")
+        self._late = array("d")
         self._kinds: Counter[str] = Counter()
 
     def _outcome(self, seconds: float, cpu: float) -> Outcome:
@@ -292,6 +296,7 @@ class Swarm:
             np.array(self._answered),
             np.array(self._sent),
             np.array(self._shed),
+            np.array(self._late),
         )
 
     def _connect(self) -> _Connection:
@@ -306,8 +311,8 @@ class Swarm:
         connection.socket.close()
         return self._connect()
 
-    def _send(self, connection: _Connection, number: int, due: float) -> None:
-        connection.number, connection.due, connection.received = number, due, b""
+    def _send(self, connection: _Connection, number: int, wanted: float) -> None:
+        connection.number, connection.wanted, connection.received = number, wanted, b""
         connection.sent = _clock()
         request = self._requests[number]
         try:
@@ -341,15 +346,15 @@ class Swarm:
         connection.number = -1
         self._kinds[verdict] += 1
         if verdict == "ok":
-            self._answered.append(now - connection.due)
+            self._answered.append(now - connection.wanted)
             self._sent.append(now - connection.sent)
         elif verdict == "shed":
-            self._shed.append(now - connection.due)
+            self._shed.append(now - connection.wanted)
         return self._replace(connection) if ends else connection
 
     def _give_up(self, before: float) -> list[_Connection]:
-        """Hang up where a request was due before a time; return the connections instead."""
-        late = [one for one in self._open.values() if one.number >= 0 and one.due < before]
+        """Hang up where a request was wanted before a time; return the connections instead."""
+        late = [one for one in self._open.values() if one.number >= 0 and one.wanted < before]
         if late:
             self._kinds["timeout"] += len(late)
         return [self._replace(connection) for connection in late]
