@@ -9,6 +9,7 @@
     │   └── VocabularyMismatchError   two vocabularies meet that are not the same
     ├── BlobError                bytes are not a model that this version reads
     │   └── DecryptionError           an encrypted model, and no key for it
+    ├── RulesError               bytes are not the rules of a user
     ├── AutomatonError           an automaton breaks one of its invariants
     ├── InteropError             an ARPA or OpenFst file cannot be read or written
     ├── SourceError              a mail source cannot be read
@@ -109,6 +110,19 @@ class DecryptionError(BlobError):
         self.reason = reason
         self.offset = None
         Exception.__init__(self, f"the model cannot be decrypted: {reason}; {remedy}")
+
+
+class RulesError(PerslmError):
+    """Bytes are not what ``perslm.rules`` wrote, so what must not be learned is not known."""
+
+    exit_code: ClassVar[int] = 5
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+        super().__init__(
+            f"the rules in the store cannot be read: {problem}; upgrade perslm, or set them anew "
+            "with perslm block"
+        )
 
 
 class AutomatonError(PerslmError):

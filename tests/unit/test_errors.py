@@ -21,6 +21,7 @@ EXAMPLES = [
     errors.VocabularyError("broken"),
     errors.VocabularyMismatchError("a" * 32, "b" * 32),
     errors.BlobError("rule 5: the checksum does not match", 60),
+    errors.RulesError("they are damaged"),
     errors.AutomatonError("labels do not ascend", 3),
     errors.InteropError("a count is missing", 7),
     errors.SourceError("a.mbox", "is empty", "give another"),
@@ -52,5 +53,5 @@ def test_messages_carry_the_data_and_the_remedy() -> None:
     assert "pip install 'perslm[service]'" in str(EXAMPLES[1])
     assert "at byte 60" in str(EXAMPLES[4])
     assert "roll back" in str(EXAMPLES[4])
-    assert str(EXAMPLES[6]) == "line 7: a count is missing"
-    assert "rebuild" in str(EXAMPLES[10])
+    assert str(EXAMPLES[7]) == "line 7: a count is missing"
+    assert "rebuild" in str(EXAMPLES[11])
