@@ -8,7 +8,7 @@ an n-gram model (:class:`PooledModel`) or the user's model alone (:class:`Person
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -32,11 +32,14 @@ class GlobalModel(Protocol):
 class Filter(Protocol):
     """What a beam may not write, besides single ids: see ``perslm.suggest``."""
 
-    def allowed(self, ids: tuple[int, ...]) -> Collection[int] | None:
-        """Return the ids that may follow ``ids``; None if all may."""
+    def allowed(self, ids: tuple[int, ...]) -> npt.NDArray[np.intp] | None:
+        """Return the ids that may follow ``ids``, intp[n]; None if all may."""
 
     def keeps(self, ids: tuple[int, ...], ended: bool) -> bool:
         """Tell whether ``ids`` may stand; ``ended``: nothing will follow them."""
+
+    def whole(self, ids: tuple[int, ...]) -> int:
+        """Return how many of ``ids``, which a length limit cut off, end with a whole word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,10 @@ class Hypothesis:
     def per_token(self) -> float:
         """Return the log-probability divided by the length, the paper's confidence score."""
         return self.logprob / max(1, len(self.ids))
+
+
+Asking = Generator[list[list[int]], Float32Array, list[Hypothesis]]
+"""A search that asks for rows of the global LM."""
 
 
 def search(
@@ -75,14 +82,69 @@ def search(
     is known: a personal model is worth more early in a text. Raises ArgumentError for numbers below
     1.
     """
+    asking = steps_of(
+        history,
+        personal=personal,
+        position=position,
+        width=width,
+        steps=steps,
+        best=best,
+        stop=stop,
+        banned=banned,
+        only=only,
+    )
+    return search_together(global_model, [asking])[0]
+
+
+def search_together(
+    global_model: GlobalModel, searches: Sequence[Asking]
+) -> list[list[Hypothesis]]:
+    """Return what each of ``searches`` (:func:`steps_of`) finds, as if each was alone.
+
+    They go step by step together: one call of the global LM answers all of them, which a neural LM
+    does in a fraction of the time of as many calls.
+    """
+    found: list[list[Hypothesis]] = [[] for _ in searches]
+    open_ones = [(i, asking, next(asking)) for i, asking in enumerate(searches)]
+    while open_ones:
+        rows = global_model.logprobs([h for _, _, histories in open_ones for h in histories])
+        begin, still = 0, []
+        for i, asking, histories in open_ones:
+            own = rows[begin : begin + len(histories)]
+            begin += len(histories)
+            try:
+                still.append((i, asking, asking.send(own)))
+            except StopIteration as done:
+                found[i] = done.value
+        open_ones = still
+    return found
+
+
+def steps_of(
+    history: Sequence[int],
+    *,
+    personal: Scorer | None = None,
+    position: int | None = None,
+    width: int = 8,
+    steps: int = 8,
+    best: int = 3,
+    stop: Collection[int] = (),
+    banned: Collection[int] = (),
+    only: Filter | None = None,
+) -> Asking:
+    """Return one search as its steps, for :func:`search_together`; arguments as :func:`search`.
+
+    It yields the histories whose rows ln p_global it needs next, and is sent these rows.
+    """
     if min(width, steps, best) < 1:
         raise ArgumentError("width, steps and best must be at least 1")
     opening = [int(i) for i in history]
     live = [Hypothesis((), 0.0)]
-    complete: list[Hypothesis] = []
+    complete: dict[tuple[int, ...], Hypothesis] = {}
+    logprobs: dict[tuple[int, ...], float] = {}  # of all that lived
     for step in range(steps):
         histories = [[*opening, *h.ids] for h in live]
-        rows = global_model.logprobs(histories)
+        rows = yield histories
         if personal is not None:
             at = None if position is None else np.full(len(live), position + step)
             rows = personal.mix(personal.states(histories), rows, positions=at)
@@ -95,22 +157,29 @@ def search(
         for hypothesis in _likeliest(totals, live):
             ends = last or hypothesis.ids[-1] in stop
             if only is None or only.keeps(hypothesis.ids, ends):
+                logprobs[hypothesis.ids] = hypothesis.logprob
                 longer.append(hypothesis)
-                if ends:
-                    complete.append(hypothesis)
                 if len(longer) == width:
                     break
         live = [h for h in longer if h.ids[-1] not in stop]
+        for hypothesis in longer:
+            ids = hypothesis.ids
+            if ids[-1] not in stop:
+                if not last:
+                    continue
+                ids = ids if only is None else ids[: only.whole(ids)]
+            if ids:
+                complete[ids] = Hypothesis(ids, logprobs[ids])
         if not live:
             break
-    return sorted(complete, key=lambda h: (-h.per_token, h.ids))[:best]
+    return sorted(complete.values(), key=lambda h: (-h.per_token, h.ids))[:best]
 
 
 def _restrict(totals: npt.NDArray[np.float64], live: list[Hypothesis], only: Filter) -> None:
     for row, hypothesis in zip(totals, live, strict=True):
         allowed = only.allowed(hypothesis.ids)
         if allowed is not None:
-            kept = np.array([i for i in allowed if i < len(row)], np.intp)
+            kept = allowed[allowed < len(row)]
             values = row[kept]
             row[:] = -np.inf
             row[kept] = values

@@ -2,7 +2,8 @@
 
 A beam search (``perslm.beam``) finds continuations; this file decides which of them a writer sees,
 as "Gmail Smart Compose" (Chen et al., KDD 2019, section 3) does: a hypothesis is complete at the
-end of a sentence or at a length limit; its confidence is its log-probability divided by its length;
+end of a sentence or at a length limit, there without a last word that might go on; its confidence
+is its log-probability divided by its length;
 nothing is shown below a threshold, which :func:`calibrate` sets for a wanted coverage. A word that
 is typed in part is completed first, and what holds a blocked phrase is never shown.
 
@@ -13,21 +14,24 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from bisect import bisect_left
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from perslm.beam import GlobalModel, Hypothesis, search
+from perslm.beam import Asking, GlobalModel, Hypothesis, search_together, steps_of
 from perslm.errors import ArgumentError
 from perslm.model import Scorer
 from perslm.tokenize import detokenize, unfinished
 from perslm.vocabulary import UNK, Vocabulary
 
 _ENDS = re.compile(r"[.!?…。！？][\"'”’)\]]*\s*\Z|\n")
+_OPEN = re.compile(r"[\w'’-]\Z")
 _LAST_WORD = re.compile(r"\S+\Z")
+_BEHIND_ALL = chr(sys.maxunicode)
 _LONGEST_PHRASE = 200  # characters of a blocked phrase that may be typed before the cursor
 
 
@@ -87,10 +91,28 @@ class Suggester:
         With ``personal`` its model is mixed in at every step; without, or with a null model, the
         global LM alone decides.
         """
+        return self.suggest_together([(text, personal)])[0]
+
+    def suggest_together(
+        self, places: Sequence[tuple[str, Scorer | None]]
+    ) -> list[list[Suggestion]]:
+        """Return :meth:`suggest` for each text and model, of many people, say.
+
+        All are asked for at once, step by step: with a neural LM a dozen take hardly longer than
+        a few one after the other.
+        """
         words = self._vocabulary.kind == "words"
-        cursor = (_WordCursor if words else _TextCursor)(text, self._vocabulary)
-        found = search(
-            self._global,
+        kind = _WordCursor if words else _TextCursor
+        cursors = [kind(text, self._vocabulary) for text, _ in places]
+        searches = [
+            self._search(cursor, personal)
+            for cursor, (_, personal) in zip(cursors, places, strict=True)
+        ]
+        found = search_together(self._global, searches)
+        return [self._chosen(*pair) for pair in zip(found, cursors, strict=True)]
+
+    def _search(self, cursor: _Cursor, personal: Scorer | None) -> Asking:
+        return steps_of(
             cursor.history,
             personal=personal,
             position=len(cursor.history) - 1,  # it begins with <s>
@@ -101,7 +123,6 @@ class Suggester:
             banned=self._banned,
             only=_Wanted(self, cursor),
         )
-        return self._chosen(found, cursor)
 
     def _chosen(self, found: list[Hypothesis], cursor: _Cursor) -> list[Suggestion]:
         chosen: dict[str, Suggestion] = {}
@@ -120,7 +141,14 @@ class Suggester:
             return detokenize(self._vocabulary.token(i) for i in kept)
         return "".join(self._index.pieces[i] for i in kept)
 
-    def allowed(self, missing: str) -> Collection[int] | None:
+    def whole(self, ids: tuple[int, ...]) -> int:
+        """Return how many of ``ids`` are whole words: if the last might go on, all before it."""
+        pieces = self._index.pieces
+        if self._vocabulary.kind == "words" or not _OPEN.search(pieces[ids[-1]]):
+            return len(ids)
+        return max((i for i, id in enumerate(ids) if pieces[id][:1].isspace()), default=0)
+
+    def allowed(self, missing: str) -> npt.NDArray[np.intp] | None:
         """Return the ids that a text may go on with of which ``missing`` is typed already."""
         return self._index.matching(missing) if missing else None
 
@@ -215,7 +243,7 @@ class _Wanted:
         self._suggester = suggester
         self._cursor = cursor
 
-    def allowed(self, ids: tuple[int, ...]) -> Collection[int] | None:
+    def allowed(self, ids: tuple[int, ...]) -> npt.NDArray[np.intp] | None:
         return self._suggester.allowed(self._cursor.missing(self._suggester.text(ids)))
 
     def keeps(self, ids: tuple[int, ...], ended: bool) -> bool:
@@ -224,29 +252,28 @@ class _Wanted:
             return False
         return not self._suggester.is_blocked(self._cursor.before, written, ended=ended)
 
+    def whole(self, ids: tuple[int, ...]) -> int:
+        n = self._suggester.whole(ids)
+        return 0 if self._cursor.missing(self._suggester.text(ids[:n])) else n
+
 
 class _PrefixIndex:
     """Which pieces begin with a text, or are the beginning of it."""
 
     def __init__(self, pieces: tuple[str, ...], banned: Collection[int]) -> None:
         self.pieces = pieces
-        known = ((piece, i) for i, piece in enumerate(pieces) if i not in banned and piece)
-        self._sorted = sorted(known)
-        self._texts = [piece for piece, _ in self._sorted]
+        known = sorted((piece, i) for i, piece in enumerate(pieces) if i not in banned and piece)
+        self._texts = [piece for piece, _ in known]
+        self._ids = np.array([i for _, i in known], np.intp)
 
-    def matching(self, text: str) -> list[int]:
+    def matching(self, text: str) -> npt.NDArray[np.intp]:
         """Return the ids of pieces that begin with ``text``, or that ``text`` begins with."""
-        found = []
-        at = bisect_left(self._texts, text)
-        while at < len(self._texts) and self._texts[at].startswith(text):
-            found.append(self._sorted[at][1])
-            at += 1
-        for length in range(1, len(text)):
-            at = bisect_left(self._texts, text[:length])
-            while at < len(self._texts) and self._texts[at] == text[:length]:
-                found.append(self._sorted[at][1])
-                at += 1
-        return found
+        parts = [self._between(text, text + _BEHIND_ALL)]
+        parts += [self._between(text[:n], text[:n] + "\0") for n in range(1, len(text))]
+        return np.concatenate(parts)
+
+    def _between(self, low: str, high: str) -> npt.NDArray[np.intp]:
+        return self._ids[bisect_left(self._texts, low) : bisect_left(self._texts, high)]
 
 
 def _phrases(blocklist: Iterable[str]) -> re.Pattern[str] | None:

@@ -51,6 +51,18 @@ class Unigrams:
         return np.tile(self.row, (len(histories), 1))
 
 
+class Counting(Unigrams):
+    """Keeps how many histories each call asked for."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.calls: list[int] = []
+
+    def logprobs(self, histories: Sequence[Sequence[int]]) -> Float32Array:
+        self.calls.append(len(histories))
+        return super().logprobs(histories)
+
+
 def of_words(*sentences: str, weight: float = 0.9) -> PersonalModel:
     counted = [s for sentence in sentences for s in WORDS.encode(sentence)]
     counts = count(counted, 3, Specials(WORDS.size, WORDS.bos, WORDS.eos))
@@ -78,6 +90,9 @@ def test_with_a_wide_beam_the_best_text_of_all_that_begin_as_typed(
         wanted = all(pieces[i] for i in ids[:-1]) and (pieces[ids[-1]] or ids[-1] == bpe.eos)
         if len(ids) == 2 and (ids[0] in ends or ids[0] == bpe.eos):
             continue
+        if ids[-1] not in ends and ids[-1] != bpe.eos and whole[-1:].isalnum():  # it might go on
+            ids = ids[:1] if pieces[ids[-1]][:1] == " " else ()
+            whole = "".join(pieces[i] for i in ids)
         if not wanted or not whole.startswith(start) or not whole[len(start) :].strip():
             continue
         score = float(sum(global_model.row[i] for i in ids)) / len(ids)
@@ -133,8 +148,8 @@ def test_blocked_phrases_are_neither_shown_nor_completed(bpe: Vocabulary) -> Non
     assert not any("note" in text for text in texts)
     # what the user typed themselves completes a phrase, too
     assert all("note" not in s.text for s in suggester.suggest("thanks for the "))
-    free = Suggester(Unigrams(bpe.size), bpe, best=60, width=60, tokens=3)
-    held = Suggester(Unigrams(bpe.size), bpe, best=60, width=60, tokens=3, blocklist=["the"])
+    free = Suggester(Unigrams(bpe.size), bpe, best=400, width=400, tokens=4)
+    held = Suggester(Unigrams(bpe.size), bpe, best=400, width=400, tokens=4, blocklist=["the"])
     assert any("the" in s.text.split() for s in free.suggest("for"))
     assert not any("the" in s.text.strip(".!? ").split() for s in held.suggest("for"))
 
@@ -153,6 +168,36 @@ def test_blocked_phrases_that_begin_alike_or_overlap(blocklist: list[str]) -> No
     assert "note" in first_words([])
     assert "other" in first_words(blocklist)
     assert "note" not in first_words(blocklist)
+
+
+def test_a_suggestion_that_is_too_long_ends_with_a_whole_word(bpe: Vocabulary) -> None:
+    for tokens in (1, 2, 3, 5):
+        suggester = Suggester(Unigrams(bpe.size, 3), bpe, tokens=tokens, width=60, best=60)
+        for suggestion in suggester.suggest("thanks for"):
+            at_limit = len(suggestion.ids) == tokens
+            assert not (
+                at_limit and suggestion.text[-1].isalnum() and bpe.eos not in suggestion.ids
+            )
+            # what was left out began a word: it is no part of what is suggested
+            assert suggestion.confidence == pytest.approx(suggestion.logprob / len(suggestion.ids))
+            assert suggestion.logprob == pytest.approx(
+                float(sum(Unigrams(bpe.size, 3).row[list(suggestion.ids)])), abs=1e-4
+            )
+    assert (
+        len(Suggester(Unigrams(WORDS.size), WORDS, tokens=2, best=99).suggest("thanks")[0].ids) <= 2
+    )
+
+
+def test_many_places_at_once_are_as_each_alone(bpe: Vocabulary) -> None:
+    model = of_words("thanks for the note.", "thanks for the other note.")
+    suggester = Suggester(Unigrams(WORDS.size), WORDS)
+    places = [("thanks for the ", model), ("then", None), ("", NullModel("loading")), ("tz", model)]
+    assert suggester.suggest_together(places) == [suggester.suggest(*place) for place in places]
+    assert suggester.suggest_together([]) == []
+    asked = Counting(bpe.size)
+    Suggester(asked, bpe, tokens=5, width=2).suggest_together([("thanks", None), ("the no", None)])
+    assert len(asked.calls) <= 5
+    assert asked.calls[0] == 2
 
 
 def test_nothing_is_shown_below_the_threshold() -> None:
