@@ -38,7 +38,7 @@ FOR_INFORMATION = {
     "cold_p99",
     "cold_without",
     "sustained",
-    "overload_p99_sent",
+    "overload_p99_wanted",
     "overload_late",
     "overload_busy",
     "overload_many_p99",
