@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -66,6 +66,11 @@ def split(letters: list[Letter], test_share: float) -> tuple[list[Letter], list[
     """Return the letters to learn from and the newer ones to test on; each has at least one."""
     tests = min(len(letters) - 1, max(1, math.ceil(test_share * len(letters))))
     return letters[:-tests], letters[-tests:]
+
+
+def amounts_of(letters: list[Letter], amounts: Sequence[int] = AMOUNTS) -> list[int]:
+    """Return of how many of the newest letters models are built: ``amounts``, and all, last."""
+    return [*(a for a in amounts if a < len(letters)), len(letters)]
 
 
 def evaluate_user(
