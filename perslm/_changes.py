@@ -28,23 +28,26 @@ _TICK_SECONDS: Final = 0.1  # how soon an idle reader sees that it is closed
 _CONNECT_SECONDS: Final = 1.0
 _LONGEST_PAUSE: Final = 5.0
 _AWAY: Final[tuple[type[Exception], ...]] = (*FAILURES, StoreError)
-_ANNOUNCED: Final = ("publish", "rollback", "forget")
+_ANNOUNCED: Final = ("publish", "rollback", "forget", "learn", "rules")
 
-Kind: TypeAlias = Literal["publish", "rollback", "forget", "gap"]
+Kind: TypeAlias = Literal["publish", "rollback", "forget", "learn", "rules", "gap"]
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
     """One user's model changed or, if ``kind`` is ``gap``, anything may have.
 
-    What is known of (``tenant``, ``user``) with a generation below ``generation`` is out of date;
-    for ``forget`` that number is the fence. A gap has no tenant, no user and the generation 0.
+    What is known of (``tenant``, ``user``) with a generation below ``generation`` is out of date,
+    or with this one and fewer than ``pending`` learned messages; for ``forget`` that number is the
+    fence. ``rules`` that changed have the generation 0 and put all that is known out of date, if
+    ``user`` is empty of everybody of the tenant. A gap has no tenant, no user and the generation 0.
     """
 
     kind: Kind
     tenant: str = ""
     user: str = field(default="", repr=False)
     generation: int = 0
+    pending: int = 0
 
 
 class Changes:
@@ -142,12 +145,18 @@ class Changes:
 
 
 def parse(line: bytes, installation: str) -> Change | None:
-    """Return what a script announced: ``KIND GENERATION HEAD``; None if it is no such line."""
+    """Return what a script announced: ``KIND GENERATION HEAD``; None if it is no such line.
+
+    Of a learned message ``GENERATION.PENDING`` is announced, of everybody's rules their key.
+    """
     try:
-        kind, generation, head = line.decode().split(" ")
-        owner = keys.owner(head, installation)
+        kind, number, key = line.decode().split(" ")
+        owner = keys.owner(key, installation)
+        if owner is None and kind == "rules":
+            owner = keys.ruled(key, installation)
         if kind not in _ANNOUNCED or owner is None:
             return None
-        return Change(cast(Kind, kind), *owner, int(generation))
+        generation, _, pending = number.partition(".")
+        return Change(cast(Kind, kind), *owner, int(generation), int(pending or 0))
     except ValueError:
         return None

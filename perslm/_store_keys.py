@@ -12,6 +12,7 @@ SLOTS: Final = 8
 USER_ID_BYTES: Final = 256
 DEFAULT_TENANT: Final = "default"
 
+_UNSAFE: Final = re.compile(r"[%{}\x00-\x20\x7f]")
 _TENANT: Final = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
 
@@ -32,7 +33,10 @@ def channel(installation: str) -> str:
 
 
 def of_user(namespace: str, user: str) -> list[str]:
-    """Return a user's keys: head, fence, slots. Raises ArgumentError if ``user`` is no user id."""
+    """Return a user's keys: head, fence, slots, pending, rules.
+
+    Raises ArgumentError if ``user`` is no user id.
+    """
     if not isinstance(user, str) or not user:
         raise ArgumentError("a user id is text of 1 to 256 bytes, and this one is empty")
     try:
@@ -41,9 +45,20 @@ def of_user(namespace: str, user: str) -> list[str]:
         raise ArgumentError("a user id must be valid Unicode text") from None
     if size > USER_ID_BYTES:
         raise ArgumentError(f"a user id has at most {USER_ID_BYTES} bytes, this has {size}")
-    tag = "{" + re.sub(r"[%{}\x00-\x20\x7f]", lambda c: f"%{ord(c[0]):02X}", user) + "}"
-    slots = [f"{namespace}:slot:{tag}:{i}" for i in range(SLOTS)]
-    return [f"{namespace}:head:{tag}", f"{namespace}:fence:{tag}", *slots]
+    tag = "{" + _UNSAFE.sub(lambda c: f"%{ord(c[0]):02X}", user) + "}"
+    return [
+        f"{namespace}:head:{tag}",
+        f"{namespace}:fence:{tag}",
+        *(f"{namespace}:slot:{tag}:{i}" for i in range(SLOTS)),
+        f"{namespace}:pending:{tag}",
+        f"{namespace}:rules:{tag}",
+    ]
+
+
+def of_heads(namespace: str, user: str) -> list[str]:
+    """Return a user's keys as HEADS has them: head, fence, pending, rules, slots."""
+    head, fence, *slots, pending, rules = of_user(namespace, user)
+    return [head, fence, pending, rules, *slots]
 
 
 def heads(namespace: str) -> str:
@@ -63,6 +78,27 @@ def owner(head: str, installation: str) -> tuple[str, str] | None:
     if not separator or tag[-1:] != "}" or tenant is None:
         return None
     return tenant, unquote(tag[:-1])
+
+
+def rules(namespace: str) -> str:
+    """Return the key of everybody's rules."""
+    return f"{namespace}:rules"
+
+
+def all_rules(installation: str) -> str:
+    """Return a pattern of the rules of all tenants and users, as ``all_heads``."""
+    return f"{installation}*:rules*"
+
+
+def ruled(key: str, installation: str) -> tuple[str, str] | None:
+    """Return the tenant and the user (empty: everybody) whose rules these are, or None."""
+    place, separator, tag = key.partition(":rules")
+    tenant = _tenant(place, installation)
+    if not separator or tenant is None:
+        return None
+    if not tag:
+        return tenant, ""
+    return (tenant, unquote(tag[2:-1])) if tag[:2] == ":{" and tag[-1:] == "}" else None
 
 
 def _tenant(namespace: str, installation: str) -> str | None:

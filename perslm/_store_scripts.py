@@ -1,7 +1,7 @@
 """What runs inside the server: one Lua script for every operation on a user.
 
 ``perslm.store`` describes the keys and the rules; it sends each script whole (EVAL), with all keys
-of the user declared: KEYS = head, fence, slot 0 … slot 7.
+of the user declared: KEYS = head, fence, slot 0 … slot 7, pending, rules.
 
 A change is announced (``KIND GENERATION HEAD`` on the channel) before the first write, so that a
 server that forbids it changes nothing. Nobody can read the user's keys until the script has ended.
@@ -22,14 +22,39 @@ local generation, fence = tonumber(head[1] or 0), tonumber(head[2] or 0)
 local raised = tonumber(redis.call('GET', KEYS[2]) or 0)
 if raised > fence then generation, fence = 0, raised end
 local key, coming = generation > 0 and head[3], generation > 0 and head[4]
+local PENDING, RULES, LAST = KEYS[{SLOTS + 3}], KEYS[{SLOTS + 4}], {SLOTS + 2}
 local function slot(number) return KEYS[3 + number % {SLOTS}] end
 local function id(wrapped) return string.sub(wrapped, 6, 21) end
 """
 
-HEAD: Final = _PRELUDE + "return {generation, fence, key or '', coming or ''}"
+# Reply: generation, fence, the two data keys ('': none), how many messages are pending, the
+# revision of the rules, and the source digest that was published.
+HEAD: Final = (
+    _PRELUDE
+    + """
+local rules = redis.call('HGET', RULES, 'revision') or ''
+if generation == 0 then return {0, fence, '', '', 0, rules, ''} end
+local digest = redis.call('HGET', slot(generation), 'source_digest') or ''
+return {generation, fence, key or '', coming or '', redis.call('HLEN', PENDING), rules, digest}
+"""
+)
 
-# ARGV: wanted generation or 0, fields. Reply: nil, 'lost', or the two data keys ('': none) and
-# the fields' values.
+# The same for many users in a pipeline, without the keys; as one line, which is parsed sooner.
+# KEYS = head, fence, pending, rules, slot 0 … slot 7.
+HEADS: Final = f"""
+local head = redis.call('HMGET', KEYS[1], 'generation', 'fence')
+local generation, fence = tonumber(head[1] or 0), tonumber(head[2] or 0)
+local raised = tonumber(redis.call('GET', KEYS[2]) or 0)
+if raised > fence then generation, fence = 0, raised end
+local rules = redis.call('HGET', KEYS[4], 'revision') or ''
+if generation == 0 then return '0 ' .. fence .. ' 0 ' .. rules .. ' ' end
+local digest = redis.call('HGET', KEYS[5 + generation % {SLOTS}], 'source_digest') or ''
+local pending = redis.call('HLEN', KEYS[3])
+return generation .. ' ' .. fence .. ' ' .. pending .. ' ' .. rules .. ' ' .. digest
+"""
+
+# ARGV: wanted generation or 0, fields. Reply: nil, 'lost', or the two data keys ('': none), the
+# fields' values and, with 0, marks and values of the pending messages, and the rules.
 FETCH: Final = (
     _PRELUDE
     + """
@@ -41,7 +66,12 @@ if tonumber(redis.call('HGET', slot(wanted), 'generation') or 0) ~= wanted then
   if current then return 'lost' end
   return false
 end
-return {key or '', coming or '', redis.call('HMGET', slot(wanted), unpack(ARGV, 2))}
+local fields, pending, rules = redis.call('HMGET', slot(wanted), unpack(ARGV, 2)), {}, {}
+if ARGV[1] == '0' then
+  pending = redis.call('HGETALL', PENDING)
+  rules = redis.call('HMGET', RULES, 'out', 'rules', 'revision')
+end
+return {key or '', coming or '', fields, pending, rules}
 """
 )
 
@@ -51,7 +81,7 @@ LIST: Final = (
     + """
 local found = {generation}
 if generation > 0 then
-  for i = 3, #KEYS do
+  for i = 3, LAST do
     if redis.call('EXISTS', KEYS[i]) == 1 then
       found[#found + 1] = redis.call('HMGET', KEYS[i], unpack(ARGV))
     end
@@ -61,24 +91,40 @@ return found
 """
 )
 
-# ARGV: parent's generation and fence, nonce, seconds to keep the parent, channel, what to announce,
-# data key that the blob is encrypted with or '', data key that this one may replace or '', field,
-# value, …. Without fields: publish again what the parent replaced. Reply: verdict, generation.
-# The first write is one that a full memory refuses; after it, the server lets a script finish.
+# ARGV: parent's generation and fence, nonce, seconds to keep the parent (-1: no earlier generation
+# stays), channel, what to announce, data key that the blob is encrypted with or '', data key that
+# this one may replace or '', how many marks of pending messages the blob has, and these, then
+# field, value, …. Without fields: publish again what the parent replaced. Reply: verdict,
+# generation. The first write is one that a full memory refuses; after it, the server lets a script
+# finish. Pending messages go after the pointer was swapped: a script that was cut short between
+# has them twice until it is repeated, never not at all. Where the data key was damaged, or a
+# deletion was cut short, none can be read or may stay.
 PUBLISH: Final = (
     _PRELUDE
     + """
 local parent, parent_fence, nonce, keep = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
-local given = ARGV[7]
+local given, folded = ARGV[7], tonumber(ARGV[9])
 local new = math.max(parent, parent_fence) + 1
+local function settle()
+  if folded > 0 then redis.call('HDEL', PENDING, unpack(ARGV, 10, 9 + folded)) end
+  if keep == '-1' then
+    for i = 3, LAST do
+      if KEYS[i] ~= slot(new) then redis.call('DEL', KEYS[i]) end
+    end
+  elseif parent > 0 then
+    redis.call('EXPIRE', slot(parent), keep)
+  end
+end
 if generation >= new and redis.call('HGET', slot(new), 'nonce') == nonce then
+  if generation == new then settle() end
   return {'published', new}
 end
+if redis.call('HEXISTS', RULES, 'out') == 1 then return {'opted out', generation} end
 if fence ~= parent_fence then return {'forgotten', generation} end
 if generation ~= parent then return {'conflict', generation} end
 if key and given == '' then return {'encrypted', generation} end
 if key and id(key) ~= id(given) and key ~= ARGV[8] then return {'rekeyed', generation} end
-local fields = {unpack(ARGV, 9)}
+local fields = {unpack(ARGV, 10 + folded)}
 if #fields == 0 then
   local previous = tonumber(redis.call('HGET', slot(parent), 'previous') or 0)
   local found = tonumber(redis.call('HGET', slot(previous), 'generation') or 0)
@@ -98,10 +144,85 @@ if given ~= '' and not (key and id(key) == id(given)) then
   pointer[5], pointer[6] = 'key', given
 end
 redis.call('HSET', KEYS[1], unpack(pointer))
-if parent > 0 then redis.call('EXPIRE', slot(parent), keep) end
+if parent == 0 or key and id(key) ~= id(given) then redis.call('DEL', PENDING) end
+settle()
 return {'published', new}
 """
 )
+
+# ARGV: fence or '', channel, how many messages may be pending, vocabulary, data key that is used or
+# '', mark, value, then, for a user without a model, field, value, … of a first generation. Reply:
+# verdict, generation or vocabulary. The first write is as in PUBLISH.
+ADD: Final = (
+    _PRELUDE
+    + """
+local given, mark = ARGV[5], ARGV[6]
+if redis.call('HEXISTS', RULES, 'out') == 1 then return {'opted out', generation} end
+if ARGV[1] ~= '' and fence ~= tonumber(ARGV[1]) then return {'forgotten', generation} end
+local known, first = 0, generation == 0
+if first then
+  if #ARGV == 7 then return {'no base', generation} end
+else
+  if key and given == '' then return {'encrypted', generation} end
+  if given ~= '' and not (key and id(key) == id(given)) then return {'rekeyed', generation} end
+  local vocabulary = redis.call('HGET', slot(generation), 'vocabulary')
+  if vocabulary ~= ARGV[4] then return {'vocabulary', vocabulary or ''} end
+  if redis.call('HEXISTS', PENDING, mark) == 1 then return {'known', generation} end
+  known = redis.call('HLEN', PENDING)
+  if known >= tonumber(ARGV[3]) then return {'full', generation} end
+end
+local new = first and fence + 1 or generation
+redis.call('PUBLISH', ARGV[2], 'learn ' .. new .. '.' .. (known + 1) .. ' ' .. KEYS[1])
+if first then
+  redis.call('HSET', slot(new), 'generation', new, unpack(ARGV, 8))
+  redis.call('PERSIST', slot(new))
+  redis.call('DEL', PENDING)
+end
+redis.call('HSET', PENDING, mark, ARGV[7])
+if first then
+  local pointer = {'generation', new, 'fence', fence}
+  if given ~= '' then pointer[5], pointer[6] = 'key', given end
+  redis.call('HSET', KEYS[1], unpack(pointer))
+end
+return {'added', new}
+"""
+)
+
+# Reply: the two data keys ('': none), marks and values of the pending messages.
+PENDING: Final = (
+    _PRELUDE
+    + """
+local found = generation > 0 and redis.call('HGETALL', PENDING) or {}
+return {key or '', coming or '', found}
+"""
+)
+
+# The last of KEYS is the only one that is used, a user's rules or everybody's. Reply: '1' if the
+# user has opted out, else nil; the other rules and their revision, or nil.
+RULES: Final = "return redis.call('HMGET', KEYS[#KEYS], 'out', 'rules', 'revision')"
+
+# KEYS as in RULES. ARGV: channel, '1' if the user has opted out, else ''; the other rules, or '';
+# their revision, or ''.
+SET_RULES: Final = """
+local rules = KEYS[#KEYS]
+redis.call('PUBLISH', ARGV[1], 'rules 0 ' .. (KEYS[2] and KEYS[1] or rules))
+for i, name in ipairs({'out', 'rules', 'revision'}) do
+  if ARGV[i + 1] ~= '' then
+    redis.call('HSET', rules, name, ARGV[i + 1])
+  else
+    redis.call('HDEL', rules, name)
+  end
+end
+return 1
+"""
+
+# KEYS as in RULES. ARGV: the rules as they were read, and as they are to be stored. Reply: 1, or 0
+# if they have changed.
+RESEAL: Final = """
+if redis.call('HGET', KEYS[#KEYS], 'rules') ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[#KEYS], 'rules', ARGV[2])
+return 1
+"""
 
 # ARGV: data key as it was read or '', the same wrapped anew. Reply: 1, or 0 if it has changed.
 REWRAP: Final = (
@@ -114,20 +235,26 @@ return 1
 """
 )
 
-# ARGV: data key as it was read or '', the new one, then generation, blob, … of all that are kept.
-# Reply: 1, or 0 if something changed since it was read. Generations that expired meanwhile do not
-# matter, nor those that were never pointed to. The first write is one that a full memory refuses,
-# and lets readers go on with both keys should the script be cut short.
+# ARGV: data key as it was read or '', the new one, how many generations are kept, generation and
+# blob of each, then mark and value of every pending message. Reply: 1, or 0 if something changed
+# since it was read. Generations that expired meanwhile do not matter, nor those that were never
+# pointed to. The first write is one that a full memory refuses, and lets readers go on with both
+# keys should the script be cut short.
 PROTECT: Final = (
     _PRELUDE
     + """
 if generation == 0 or key == ARGV[2] then return 1 end
 if (key or '') ~= ARGV[1] or coming and coming ~= ARGV[2] then return 0 end
-local blobs = {}
-for i = 3, #ARGV, 2 do blobs[tonumber(ARGV[i])] = ARGV[i + 1] end
-for i = 3, #KEYS do
+local blobs, messages, last = {}, {}, 3 + 2 * tonumber(ARGV[3])
+for i = 4, last, 2 do blobs[tonumber(ARGV[i])] = ARGV[i + 1] end
+for i = last + 1, #ARGV, 2 do messages[ARGV[i]] = ARGV[i + 1] end
+for i = 3, LAST do
   local found = tonumber(redis.call('HGET', KEYS[i], 'generation') or 0)
   if found > 0 and found <= generation and not blobs[found] then return 0 end
+end
+local pending = redis.call('HKEYS', PENDING)
+for _, mark in ipairs(pending) do
+  if not messages[mark] then return 0 end
 end
 redis.call('HSET', KEYS[1], 'coming', ARGV[2])
 for number, blob in pairs(blobs) do
@@ -135,6 +262,7 @@ for number, blob in pairs(blobs) do
     redis.call('HSET', slot(number), 'blob', blob)
   end
 end
+for _, mark in ipairs(pending) do redis.call('HSET', PENDING, mark, messages[mark]) end
 redis.call('HSET', KEYS[1], 'key', ARGV[2])
 redis.call('HDEL', KEYS[1], 'coming')
 return 1
@@ -144,7 +272,8 @@ return 1
 # ARGV: seconds the fence stays, channel. Reply: 1 if there was a model. A user without one is
 # fenced off too: the first build may be running. The first write changes nothing (a head never
 # expires), but is one that a full memory allows, and with it all that follow: deleting must always
-# be possible. So it is also where the channel is forbidden, which is an error afterwards.
+# be possible. So it is also where the channel is forbidden, which is an error afterwards. Of the
+# rules only the wish to have no model stays.
 FORGET: Final = (
     _PRELUDE
     + """
@@ -152,21 +281,24 @@ local new = math.max(generation, fence) + 1
 local told = redis.pcall('PUBLISH', ARGV[2], 'forget ' .. new .. ' ' .. KEYS[1])
 redis.call('PERSIST', KEYS[1])
 redis.call('SET', KEYS[2], new, 'EX', ARGV[1])
-redis.call('DEL', KEYS[1], unpack(KEYS, 3))
+redis.call('DEL', KEYS[1], PENDING, unpack(KEYS, 3, LAST))
+redis.call('HDEL', RULES, 'rules', 'revision')
 if type(told) == 'table' and told.err then return redis.error_reply(told.err) end
 if generation > 0 then return 1 end
 return 0
 """
 )
 
-# Reply: nothing if there is no model; else the head's fields and values, then for every slot in use
-# the seconds that it has left (-1: for ever), and its fields and values.
+# Reply: the head's fields and values; those of the pending messages and of the rules; then for
+# every slot in use the seconds that it has left (-1: for ever), and its fields and values. Without
+# a model there are rules at most.
 SNAPSHOT: Final = (
     _PRELUDE
     + """
-if generation == 0 then return {false} end
-local found = {redis.call('HGETALL', KEYS[1])}
-for i = 3, #KEYS do
+local found = {{}, {}, redis.call('HGETALL', RULES)}
+if generation == 0 then return found end
+found[1], found[2] = redis.call('HGETALL', KEYS[1]), redis.call('HGETALL', PENDING)
+for i = 3, LAST do
   if redis.call('EXISTS', KEYS[i]) == 1 then
     found[#found + 1] = {redis.call('TTL', KEYS[i]), redis.call('HGETALL', KEYS[i])}
   end
@@ -175,9 +307,10 @@ return found
 """
 )
 
-# ARGV: what the fence is raised by above the generation, how many words the head has and these,
-# then for every slot its seconds, how many words and these. Reply: what was found or done. The
-# pointer is written last, so that a script that was cut short can be repeated.
+# ARGV: what the fence is raised by above the generation, how many words the head has and these, the
+# same of pending messages and of rules, then for every slot its seconds, how many words and these.
+# Reply: what was found or done. Rules are put where there are none. The pointer is written last, so
+# that a script that was cut short can be repeated.
 RESTORE: Final = (
     _PRELUDE
     + """
@@ -185,25 +318,34 @@ if generation > 0 then return 'present' end
 if fence > 0 then return 'deleted' end
 local at = 2
 local function words()
-  local count = tonumber(ARGV[at])
-  local found = {unpack(ARGV, at + 1, at + count)}
-  at = at + count + 1
-  return found
+  local first = at + 1
+  at = first + tonumber(ARGV[at])
+  return first, at - 1
 end
-local function place(fields, name)
-  for i = 1, #fields, 2 do if fields[i] == name then return i + 1 end end
+local function put(target, first, last)
+  for i = first, last, 1000 do
+    redis.call('HSET', target, unpack(ARGV, i, math.min(last, i + 999)))
+  end
 end
-local pointer = words()
+local function place(first, last, name)
+  for i = first, last, 2 do if ARGV[i] == name then return i + 1 end end
+end
+local pointer, pointed = words()
+local from, to = words()
+if pointed > pointer then put(PENDING, from, to) end
+from, to = words()
+if redis.call('EXISTS', RULES) == 0 then put(RULES, from, to) end
+if pointed < pointer then return 'ruled' end
 while at <= #ARGV do
   local seconds = tonumber(ARGV[at])
   at = at + 1
-  local fields = words()
-  local number = tonumber(fields[place(fields, 'generation')])
-  redis.call('HSET', slot(number), unpack(fields))
+  from, to = words()
+  local number = tonumber(ARGV[place(from, to, 'generation')])
+  put(slot(number), from, to)
   if seconds >= 0 then redis.call('EXPIRE', slot(number), seconds) end
 end
-pointer[place(pointer, 'fence')] = pointer[place(pointer, 'generation')] + ARGV[1]
-redis.call('HSET', KEYS[1], unpack(pointer))
+ARGV[place(pointer, pointed, 'fence')] = ARGV[place(pointer, pointed, 'generation')] + ARGV[1]
+put(KEYS[1], pointer, pointed)
 return 'restored'
 """
 )

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
+
+import msgpack
+
+from perslm.errors import ArgumentError, BlobError
+from perslm.vocabulary import Sequence
+
+if TYPE_CHECKING:
+    from perslm.rules import Rules
 
 INFO_FIELDS: Final = (
     "generation", "previous", "bytes", "created", "source_digest", "messages", "tokens",
     "vocabulary",
 )  # fmt: skip
+
+MARK_BYTES: Final = 64
+MESSAGE_BYTES: Final = 1 << 16  # of one pending message, as it is stored: some 20,000 words
+_LIMIT: Final = 1 << 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,10 +28,60 @@ class Head:
     """What a build starts from: read it first, publish against it last.
 
     ``generation`` is 0 if nothing is published. ``fence`` changes when the user is deleted.
+    ``pending`` is how many learned messages wait for a build; as long as the generation stays they
+    only become more, so both say together what a reader sees. ``source_digest`` is that of the
+    published model, ``rules`` changes with the user's rules (empty: none).
     """
 
     generation: int
     fence: int
+    pending: int = 0
+    source_digest: str = ""
+    rules: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A message that was learned since the last build, and counts beside the published model.
+
+    ``mark`` tells it from the user's others, 1 to 64 bytes; ``sent`` is a POSIX time, 0 if the
+    message does not say; ``digests`` find copies of it. ``vocabulary`` is the fingerprint of the
+    one that the ids of ``sequences`` are of; ``Store.add_message`` sets it.
+    """
+
+    mark: bytes
+    sent: float
+    digests: tuple[bytes, ...] = field(repr=False)
+    sequences: tuple[Sequence, ...] = field(repr=False)
+    vocabulary: str = ""
+
+    def to_bytes(self, vocabulary: str) -> bytes:
+        """Return the message as it is stored, all but the mark, which is beside it.
+
+        Raises ArgumentError if it is too long, or its mark is no mark.
+        """
+        if not isinstance(self.mark, bytes) or not 1 <= len(self.mark) <= MARK_BYTES:
+            raise ArgumentError(f"a mark is 1 to {MARK_BYTES} bytes")
+        sequences = [[s.opens, s.closes, s.ids] for s in self.sequences]
+        data: bytes = msgpack.packb([vocabulary, float(self.sent), self.digests, sequences])
+        if len(data) > MESSAGE_BYTES:
+            raise ArgumentError(
+                "the message is too long to be learned by itself: the next build will count it"
+            )
+        return data
+
+    @classmethod
+    def from_bytes(cls, mark: bytes, data: bytes) -> Pending:
+        """Read what :meth:`to_bytes` wrote. Raises BlobError for anything else."""
+        try:
+            vocabulary, sent, digests, sequences = msgpack.unpackb(data, use_list=False)
+            found = tuple(Sequence(ids, opens, closes) for opens, closes, ids in sequences)
+            read = cls(mark, sent, digests, found, vocabulary)
+        except (ValueError, TypeError, msgpack.UnpackException):  # not chained: it may hold words
+            raise BlobError("a learned message is damaged") from None
+        if not _is_sound(read):
+            raise BlobError("a learned message is damaged")
+        return read
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +106,17 @@ class UserInfo:
 
 @dataclass(frozen=True, slots=True)
 class Stored(UserInfo):
-    """A published model: the blob and what is known of it."""
+    """A published model: the blob and what is known of it.
+
+    ``pending`` are the messages that were learned since it was built, ``rules`` what the user does
+    not want known (None: nothing), and ``revision`` changes with that. A generation that was asked
+    for by its number comes without.
+    """
 
     blob: bytes = field(repr=False)
+    pending: tuple[Pending, ...] = field(default=(), repr=False)
+    rules: Rules | None = field(default=None, repr=False)
+    revision: str = ""
 
 
 def info_values(
@@ -58,3 +128,19 @@ def info_values(
         user, int(generation), int(previous), int(size), float(created), digest.decode(),
         int(messages), int(tokens), vocabulary.decode(),
     )  # fmt: skip
+
+
+def _is_sound(message: Pending) -> bool:
+    return (
+        isinstance(message.vocabulary, str)
+        and isinstance(message.sent, float)
+        and _all(message.digests, bytes)
+        and all(
+            _all(s.ids, int) and all(0 <= i < _LIMIT for i in s.ids) and _all(s[1:], bool)
+            for s in message.sequences
+        )
+    )
+
+
+def _all(values: Any, kind: type) -> bool:
+    return isinstance(values, tuple) and all(type(value) is kind for value in values)

@@ -3,10 +3,12 @@
 For every kind of store, also one whose files cannot be reached. Encrypted models stay encrypted,
 with their wrapped data keys. A user is copied at one moment, different users at different ones.
 
-The file is ``perslm backup 1\\n``, then maps in MessagePack: of every vocabulary ``tenant``,
-``fingerprint`` and ``data``; of every user ``tenant``, ``user``, ``head`` (fields and values) and
+The file is ``perslm backup 2\\n``, then maps in MessagePack: of every vocabulary ``tenant``,
+``fingerprint`` and ``data``; of everybody's rules ``tenant`` and ``rules`` (fields and values); of
+every user ``tenant``, ``user``, ``head``, ``pending`` and ``rules`` (fields and values) and
 ``slots``, a list of ``seconds`` left to live (−1: for ever) and ``fields``; and last ``users``,
-``vocabularies`` and ``crc``, the CRC-32 of all before it.
+``vocabularies`` and ``crc``, the CRC-32 of all before it. Who has rules and no model has an empty
+head. Files of version 1, without ``pending`` and ``rules``, are read as well.
 
 **Restoring** leaves what is there: users that have a model, and users who were deleted (their fence
 stands), so that it can be repeated, and those deleted after the backup can be kept away by deleting
@@ -30,9 +32,12 @@ from perslm._files import replacing
 from perslm.errors import SourceError
 from perslm.store import Store
 
-_MAGIC: Final = b"perslm backup 1\n"
+_MAGIC: Final = b"perslm backup 2\n"
+_MAGIC_1: Final = b"perslm backup 1\n"
 _KINDS: Final = (
     {"tenant", "fingerprint", "data"},
+    {"tenant", "rules"},
+    {"tenant", "user", "head", "pending", "rules", "slots"},
     {"tenant", "user", "head", "slots"},
     {"users", "vocabularies", "crc"},
 )
@@ -53,7 +58,7 @@ class Progress(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """How many users were restored, had a model already, or have been deleted."""
+    """How many users' models were restored, were there already, or have been deleted."""
 
     users: int
     present: int
@@ -77,11 +82,13 @@ def restore(store: Store, path: Path, progress: Progress) -> Restored:
     """
     *_, last = (record for record in _records(path) if "crc" in record)  # all of it is looked at
     progress.stage("restoring", last["users"])
-    done = {b"restored": 0, b"present": 0, b"deleted": 0}
+    done = {b"restored": 0, b"present": 0, b"deleted": 0, b"ruled": 0}
     for record in _records(path):
         if "fingerprint" in record:
             owner = store.of_tenant(record["tenant"])
             _put_vocabulary(owner, record["fingerprint"], record["data"])
+        elif "user" not in record and "rules" in record:
+            _put_rules(store.of_tenant(record["tenant"]), record["rules"])
         elif "user" in record:
             done[_put(store.of_tenant(record["tenant"]), record)] += 1
             progress.advance(1)
@@ -98,7 +105,12 @@ def _write(store: Store, file: BinaryIO, progress: Progress) -> tuple[int, int]:
 
     put(_MAGIC)
     vocabularies = users = 0
-    owners = list(store.owners())
+    ruled = set(store.ruled())
+    everybodys = {owner for owner in ruled if not owner[1]}
+    owners = list({*store.owners(), *ruled} - everybodys)
+    for tenant, _ in everybodys:
+        fields = _rules(store.of_tenant(tenant))
+        put(_packed({"tenant": tenant, "rules": fields}))
     for tenant, fingerprint in store.vocabularies():
         data = _vocabulary(store.of_tenant(tenant), fingerprint)
         if data is not None:
@@ -106,10 +118,11 @@ def _write(store: Store, file: BinaryIO, progress: Progress) -> tuple[int, int]:
             vocabularies += 1
     progress.stage("backing up", len(owners))
     for tenant, user in owners:
-        head, *slots = store.of_tenant(tenant)._script(scripts.SNAPSHOT, user)
-        if head:  # not deleted in this moment
+        head, pending, rules, *slots = store.of_tenant(tenant)._script(scripts.SNAPSHOT, user)
+        if head or rules:  # not deleted in this moment
             rows = [{"seconds": seconds, "fields": fields} for seconds, fields in slots]
-            put(_packed({"tenant": tenant, "user": user, "head": head, "slots": rows}))
+            kept = {"head": head, "pending": pending, "rules": rules, "slots": rows}
+            put(_packed({"tenant": tenant, "user": user, **kept}))
             users += 1
         progress.advance(1)
     file.write(_packed({"users": users, "vocabularies": vocabularies, "crc": checksum}))
@@ -127,8 +140,23 @@ def _put_vocabulary(store: Store, fingerprint: str, data: bytes) -> None:
     store._connection.run(lambda client: client.set(key, data, nx=True))
 
 
+def _rules(store: Store) -> list[bytes]:
+    key = keys.rules(store._namespace)
+    found: dict[bytes, bytes] = store._connection.run(lambda client: client.hgetall(key))
+    return [word for pair in found.items() for word in pair]
+
+
+def _put_rules(store: Store, fields: list[bytes]) -> None:
+    if fields and not _rules(store):
+        key = keys.rules(store._namespace)
+        store._connection.run(lambda client: client.hset(key, items=fields))
+
+
 def _put(store: Store, record: dict[str, Any]) -> bytes:
-    words: list[Any] = [_LEAP, len(record["head"]), *record["head"]]
+    words: list[Any] = [_LEAP]
+    for name in ("head", "pending", "rules"):
+        fields = record.get(name, [])
+        words += [len(fields), *fields]
     for slot in record["slots"]:
         words += [slot["seconds"], len(slot["fields"]), *slot["fields"]]
     verdict: bytes = store._script(scripts.RESTORE, record["user"], *words)
@@ -142,14 +170,15 @@ def _packed(value: dict[str, Any]) -> bytes:
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:
     """Yield all records, the last too; raise SourceError if they are not whole."""
-    checksum = zlib.crc32(_MAGIC)
     users = vocabularies = 0
     unpacker = msgpack.Unpacker(max_buffer_size=1 << 30)
     ended = False
     try:
         with path.open("rb") as file:
-            if file.read(len(_MAGIC)) != _MAGIC:
+            magic = file.read(len(_MAGIC))
+            if magic not in (_MAGIC, _MAGIC_1):
                 raise SourceError(str(path), "is not a backup of perslm", "name another file")
+            checksum = zlib.crc32(magic)
             while data := file.read(_CHUNK):
                 unpacker.feed(data)
                 for record in unpacker:

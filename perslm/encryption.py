@@ -48,6 +48,12 @@ offset   bytes
 
 Associated data: bytes 0 to 20 ‖ generation (8 bytes) ‖ place.
 
+*Encrypted message* that waits for a build: as a blob, but bound to its mark. Associated data: bytes
+0 to 20 ‖ ``pending:`` ‖ length of the mark (1 byte) ‖ mark ‖ place.
+
+*Encrypted rules*: a wrapped data key of their own, and what a blob of generation 0 would be. Their
+place is that of the namespace with ``:rules`` after it; the user id is empty for everybody's.
+
 **What it does not do.** User ids, which are in the names of keys, what ``UserInfo`` has, and
 vocabularies are not encrypted. A user without a data key has models that are not encrypted, and
 they are read: so a store can be encrypted while it serves. Who can write to the store can therefore
@@ -69,7 +75,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from perslm._files import replacing
 from perslm.errors import ArgumentError, DecryptionError, MissingExtraError
@@ -85,6 +91,10 @@ _LEAST_BLOB_BYTES: Final = 21 + _NONCE_BYTES + 16
 
 _VERSION: Final = 1
 _REBUILD: Final = "build the user again, or restore a backup"
+
+
+Part: TypeAlias = int | bytes
+"""What of a user is encrypted: a generation's blob, or the learned message of a mark."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +120,15 @@ class DataKey:
     def __repr__(self) -> str:
         return "DataKey()"
 
-    def encrypt(self, blob: bytes, generation: int) -> bytes:
-        """Return ``blob`` as it is stored for that generation of the user's model."""
+    def encrypt(self, data: bytes, part: Part) -> bytes:
+        """Return ``data`` as it is stored for that part of what is kept of the user."""
         header = BLOB_MAGIC + self.wrapped[_ID]
         nonce = os.urandom(_NONCE_BYTES)
-        sealed: bytes = self._cipher.encrypt(nonce, blob, self._bound(header, generation))
+        sealed: bytes = self._cipher.encrypt(nonce, data, self._bound(header, part))
         return header + nonce + sealed
 
-    def decrypt(self, stored: bytes, generation: int) -> bytes:
-        """Return the blob that was stored for that generation of the user's model.
+    def decrypt(self, stored: bytes, part: Part) -> bytes:
+        """Return what was stored for that part of what is kept of the user.
 
         Raises DecryptionError if this was not.
         """
@@ -128,7 +138,7 @@ class DataKey:
                 self._cipher,
                 rest[:_NONCE_BYTES],
                 rest[_NONCE_BYTES:],
-                self._bound(header, generation),
+                self._bound(header, part),
             )
             if found is not None:
                 return found
@@ -136,8 +146,10 @@ class DataKey:
             "it is not what was encrypted for this user and generation: damaged, or moved", _REBUILD
         )
 
-    def _bound(self, header: bytes, generation: int) -> bytes:
-        return header + generation.to_bytes(8, "big") + self._place
+    def _bound(self, header: bytes, part: Part) -> bytes:
+        if isinstance(part, int):
+            return header + part.to_bytes(8, "big") + self._place
+        return header + b"pending:" + bytes([len(part)]) + part + self._place
 
 
 class MasterKeys:
@@ -179,14 +191,14 @@ class MasterKeys:
             "the user's data key is not what was stored for this user: damaged, or moved", _REBUILD
         )
 
-    def decrypted(self, stored: bytes, generation: int, place: bytes, *data_keys: bytes) -> bytes:
-        """Return the blob that was stored for a generation of the user at ``place``.
+    def decrypted(self, stored: bytes, part: Part, place: bytes, *data_keys: bytes) -> bytes:
+        """Return what was stored for a part of what is kept of the user at ``place``.
 
         ``data_keys`` are the user's, wrapped. Raises DecryptionError.
         """
         for wrapped in data_keys:
             if stored[_ID] == wrapped[_ID]:
-                return self.data_key(wrapped, place).decrypt(stored, generation)
+                return self.data_key(wrapped, place).decrypt(stored, part)
         raise DecryptionError("the user's data key is gone, or another one", _REBUILD)
 
     def is_current(self, wrapped: bytes) -> bool:
@@ -241,16 +253,16 @@ class DamagedKeyError(DecryptionError):
 def decrypted(
     master_keys: MasterKeys | None,
     stored: bytes,
-    generation: int,
+    part: Part,
     place: bytes,
     key: bytes,
     coming: bytes,
 ) -> bytes:
-    """Return the blob that was stored for a generation, encrypted or not.
+    """Return what was stored for a part of what is kept of a user, encrypted or not.
 
     ``key`` is the user's wrapped data key and ``coming`` one that was on its way to replace it,
-    each empty if there is none. Raises DecryptionError, also for a blob that is not encrypted
-    where it should be.
+    each empty if there is none. Raises DecryptionError, also for what is not encrypted where
+    it should be.
     """
     encrypted = stored.startswith(BLOB_MAGIC[:4])
     if not key and not (coming and encrypted):
@@ -262,7 +274,29 @@ def decrypted(
             "it is encrypted, and there are no master keys",
             "name their file: PERSLM_MASTER_KEYS=FILE",
         )
-    return master_keys.decrypted(stored, generation, place, key, coming)
+    return master_keys.decrypted(stored, part, place, key, coming)
+
+
+def sealed(master_keys: MasterKeys, data: bytes, place: bytes) -> bytes:
+    """Return ``data`` encrypted under a data key of its own, which lies before it."""
+    key = master_keys.new_data_key(place)
+    return key.wrapped + key.encrypt(data, 0)
+
+
+def unsealed(master_keys: MasterKeys | None, stored: bytes, place: bytes) -> bytes:
+    """Return what :func:`sealed` was given, or ``stored`` if that is not encrypted.
+
+    Raises DecryptionError.
+    """
+    if not is_sealed(stored):
+        return stored
+    key, data = stored[:_WRAPPED_BYTES], stored[_WRAPPED_BYTES:]
+    return decrypted(master_keys, data, 0, place, key, b"")
+
+
+def is_sealed(stored: bytes) -> bool:
+    """Tell whether :func:`sealed` made this."""
+    return stored.startswith(KEY_MAGIC[:4])
 
 
 def place(namespace: str, user: str) -> bytes:

@@ -13,11 +13,14 @@
     ├── AutomatonError           an automaton breaks one of its invariants
     ├── InteropError             an ARPA or OpenFst file cannot be read or written
     ├── SourceError              a mail source cannot be read
+    ├── LedgerError              a builder's ledger cannot be used
     ├── StoreError               the store answered, and the answer is no
     │   ├── StoreUnavailableError     the store cannot be reached, or cannot write
     │   ├── NoModelError              the user has no published model
     │   ├── PublishConflictError      another builder published first
-    │   └── ForgottenError            the user was deleted while the build ran
+    │   ├── ForgottenError            the user was deleted while the build ran
+    │   ├── OptedOutError             the user wants no model
+    │   └── TooManyPendingError       too many messages were learned since the last build
     └── ServiceError             the scoring service failed (strict clients only)
 
 Messages name the remedy. They never hold a word that a user wrote: positions, lengths and digests
@@ -158,6 +161,12 @@ class SourceError(PerslmError):
         super().__init__(f"{path}: {problem}; {remedy}")
 
 
+class LedgerError(PerslmError):
+    """A ledger cannot be used: another build has it, it is damaged, or holds too little."""
+
+    exit_code: ClassVar[int] = 5
+
+
 class StoreError(PerslmError):
     """The store refused an operation."""
 
@@ -193,6 +202,25 @@ class ForgottenError(StoreError):
         super().__init__(
             "the user was deleted while the build ran, so nothing was published; "
             "start a new build if the user is to have a model again"
+        )
+
+
+class OptedOutError(StoreError):
+    """The user wants no model: nothing is learned, and nothing published."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the user has opted out, so nothing was stored; perslm opt-out --undo takes that back"
+        )
+
+
+class TooManyPendingError(StoreError):
+    """So many messages of the user were learned since the last build that no more are taken."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        super().__init__(
+            f"{most} messages of the user wait for a build: run perslm build, which folds them in"
         )
 
 

@@ -12,17 +12,22 @@ Keys, with the default namespace. ``<user>`` is the user id with ``%``, braces, 
 characters percent-encoded; as hash tag it puts all keys of a user on one node. The varying part
 comes last because Kvrocks can only search for prefixes.
 
-=========================  ======  ==========================================  ====================
-key                        type    holds                                       lives
-=========================  ======  ==========================================  ====================
-``perslm:head:{<user>}``   hash    ``generation``, ``fence``: the pointer;     while published
-                                   ``key``: the user's data key, if encrypted
-``perslm:slot:{<user>}:i`` hash    generation n, where i = n mod 8: its        current: for ever,
-                                   ``blob``, ``generation``, ``previous``,     superseded: 7 days,
-                                   ``nonce``, and what ``UserInfo`` shows      at most 7 of them
-``perslm:fence:{<user>}``  string  the fence that a deletion put up            30 days after it
-``perslm:vocabulary:<f>``  string  a vocabulary, zlib; f is its fingerprint    until removed by hand
-=========================  ======  ==========================================  ====================
+===========================  ======  ========================================  ====================
+key                          type    holds                                     lives
+===========================  ======  ========================================  ====================
+``perslm:head:{<user>}``     hash    ``generation``, ``fence``: the pointer;   while published
+                                     ``key``: the data key, if encrypted
+``perslm:slot:{<user>}:i``   hash    generation n, where i = n mod 8: its      current: for ever,
+                                     ``blob``, ``generation``, ``previous``,   superseded: 7 days,
+                                     ``nonce``, and what ``UserInfo`` shows    at most 7 of them
+``perslm:fence:{<user>}``    string  the fence that a deletion put up          30 days after it
+``perslm:pending:{<user>}``  hash    learned messages, by their mark           until a build's
+``perslm:rules:{<user>}``    hash    ``out``: the user wants no model;         until set anew;
+                                     ``rules``: what is blocked;               ``out`` beyond a
+                                     ``revision``: changes with them           deletion, too
+``perslm:rules``             hash    the same for everybody                    until set anew
+``perslm:vocabulary:<f>``    string  a vocabulary, zlib; f is its fingerprint  until removed by hand
+===========================  ======  ========================================  ====================
 
 **Atomic.** Every operation on a user is one script over that fixed set of keys, all declared. A
 new generation is written beside the old, and swapping the pointer is the one write that publishes
@@ -43,15 +48,24 @@ was running cannot bring the user back; one begun later can, and goes on with hi
 The fence goes after 30 days, far longer than any build or cached model lives, because it
 carries the user's id in its key; then nothing is left, and numbers would start from 1.
 
+**Learned messages** wait beside the model until a build has counted them (``folded``). Until then
+who reads the model reads them with it, in the same round trip (``perslm.learned``). As long as a
+generation stays they only become more: the two numbers say which model it is. A message is known by
+its *mark*, so that it can be sent twice.
+
+**Rules** say what must not be learned (``perslm.rules``). Of somebody who opted out nothing is
+taken, by the scripts themselves. Rules have a data key of their own, for whoever has no model.
+
 **Encryption.** A store with master keys encrypts blobs before they go to the server, each for one
 user and generation, with a data key that lies, wrapped, in the user's head (``perslm.encryption``).
 What changes a data key is compared with what it was made from, as publishing is. A user's data key
 is deleted with the user.
 
-**Announcements.** Every publish, rollback and deletion is told on one channel of the installation,
-by the script that does it, after its writes (``perslm._changes`` reads them). Nobody has to listen.
-A subscriber gets some 60 bytes for each user that a nightly build publishes; one that is too slow
-for that is cut off by the server (``client-output-buffer-limit``), and learns that it missed some.
+**Announcements.** Every publish, rollback, deletion, learned message and change of rules is told on
+one channel of the installation, by the script that does it (``perslm._changes`` reads them). Nobody
+has to listen. A subscriber gets some 60 bytes for each user that a nightly build publishes; one
+that is too slow for that is cut off by the server (``client-output-buffer-limit``), and learns that
+it missed some.
 
 **Lost replies.** Every operation may be sent twice. A publish carries a nonce; if the first try
 arrived, the second finds it and returns the same number. redis-py's own retries are off.
@@ -59,31 +73,28 @@ arrived, the second finds it and returns the same number. redis-py's own retries
 
 from __future__ import annotations
 
-import copy
 import os
-import re
 import time
 import uuid
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, Final, Literal
 
 from perslm import _store_keys as keys
 from perslm import _store_scripts as scripts
 from perslm._changes import Change, Changes
-from perslm._connection import Connection
-from perslm._store_errors import FAILURES
+from perslm._store_base import TOO_BUSY, TRIES
 from perslm._store_keys import DEFAULT_TENANT, USER_ID_BYTES, check_tenant
-from perslm._store_types import INFO_FIELDS, Head, Stored, UserInfo, info_values
-from perslm.encryption import DamagedKeyError, DataKey, MasterKeys, decrypted, place
+from perslm._store_learning import MOST_PENDING, VOCABULARY_BYTES, Learning
+from perslm._store_types import INFO_FIELDS, Head, Pending, Stored, UserInfo
+from perslm.encryption import MasterKeys
 from perslm.errors import (
     ArgumentError,
     BlobError,
-    DecryptionError,
     ForgottenError,
     NoModelError,
+    OptedOutError,
     PublishConflictError,
+    RulesError,
     StoreError,
     VocabularyMismatchError,
 )
@@ -93,24 +104,20 @@ if TYPE_CHECKING:
     from perslm.vocabulary import Vocabulary
 
 __all__ = [
-    "DEFAULT_TENANT", "DEFAULT_URL", "FENCE_SECONDS", "KEEP_GENERATIONS_SECONDS", "NAMESPACE",
-    "USER_ID_BYTES", "Change", "Changes", "Head", "Store", "Stored", "UserInfo", "check_tenant",
-    "open_store",
+    "DEFAULT_TENANT", "DEFAULT_URL", "FENCE_SECONDS", "KEEP_GENERATIONS_SECONDS", "MOST_PENDING",
+    "NAMESPACE", "USER_ID_BYTES", "VOCABULARY_BYTES", "Change", "Changes", "Head", "Pending",
+    "Store", "Stored", "UserInfo", "check_tenant", "open_store",
 ]  # fmt: skip
 
 DEFAULT_URL: Final = "embedded:"
 KEEP_GENERATIONS_SECONDS: Final = 7 * 86400
 FENCE_SECONDS: Final = 30 * 86400
 NAMESPACE: Final = "perslm"
-VOCABULARY_BYTES: Final = 256 << 20  # what the tokenizers of large models have is a tenth of it
 
-_TRIES: Final = 100  # against others that change the same user's data key in the same moment
-_READING: Final = (scripts.HEAD, scripts.FETCH, scripts.LIST, scripts.SNAPSHOT)
 _NOTHING_EARLIER: Final = (
     "no earlier generation is left: each is kept for a limited time after it was replaced; build "
     "the user again instead"
 )
-_TOO_BUSY: Final = "others keep changing this user's data key: try again"
 
 
 def open_store(
@@ -151,7 +158,7 @@ def open_store(
     )
 
 
-class Store:
+class Store(Learning):
     """Models by user. Made by ``open_store``; a context manager; safe to use from many threads.
 
     Every method that reaches the server raises StoreUnavailableError if it cannot be reached, does
@@ -160,77 +167,7 @@ class Store:
     folding, no normalization; others are an ArgumentError.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        tenant: str = DEFAULT_TENANT,
-        namespace: str,
-        timeout: float,
-        keep_generations_seconds: int,
-        master_keys: MasterKeys | None = None,
-    ) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", namespace):
-            raise ArgumentError(  # perslm.acme would be the tenant acme of perslm
-                "a namespace is 1 to 64 letters, digits, '_' or '-'"
-            )
-        if not timeout > 0:
-            raise ArgumentError(f"the timeout is {timeout} s: it must be above 0")
-        if keep_generations_seconds < 0:
-            raise ArgumentError("keep_generations_seconds must not be negative")
-        check_tenant(tenant)
-        self._installation = namespace
-        self._namespace = keys.namespace(namespace, tenant)
-        self._keep = int(keep_generations_seconds)
-        self._connection = Connection(url, timeout)
-        self._master_keys = master_keys
-        self._is_view = False
-        self.location = self._connection.location
-
-    def __repr__(self) -> str:
-        return f"Store({self.location!r})"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def of_tenant(self, tenant: str) -> Store:
-        """Return the same store with the keys of another tenant.
-
-        It has the connections of this one, which stays the one to close. Raises ArgumentError if
-        ``tenant`` cannot be a tenant's name.
-        """
-        check_tenant(tenant)
-        view = copy.copy(self)
-        view._namespace = keys.namespace(self._installation, tenant)
-        view._is_view = True
-        return view
-
-    def close(self) -> None:
-        """Close all connections; an embedded server stops when its last user has closed.
-
-        A view's ``close`` does nothing.
-        """
-        if not self._is_view:
-            self._connection.close()
-
-    def ping(self) -> None:
-        """Return if the server answers; an embedded one is started."""
-        self._connection.run(lambda client: client.ping())
-
     # Publishing
-
-    def head(self, user: str) -> Head:
-        """Return what a build of ``user`` that begins now must publish against."""
-        generation, fence, *_ = self._script(scripts.HEAD, user)
-        return Head(generation, fence)
 
     def publish(
         self,
@@ -243,22 +180,27 @@ class Store:
         messages: int = 0,
         tokens: int = 0,
         vocabulary: str = "",
+        folded: Collection[bytes] = (),
+        purge: bool = False,
     ) -> int:
         """Publish ``blob`` as the user's model and return its generation number.
 
         ``parent`` is the ``head`` read before the build began. The replaced generation stays for a
-        while (see ``open_store``). The other arguments come back in ``info``.
+        while (see ``open_store``) or, with ``purge``, no earlier one does. ``folded`` are the marks
+        of pending messages that the blob has, which wait no longer; others wait on. The other
+        arguments come back in ``info``.
 
         Raises:
             PublishConflictError: another build published in between.
             ForgottenError: the user was deleted in between.
+            OptedOutError: the user wants no model.
             StoreError: the user's models are encrypted, and the store was opened without master
                 keys, or without the one that is needed.
         """
         if not isinstance(blob, bytes):
             raise ArgumentError(f"a blob is bytes, not {type(blob).__name__}")
         fields: dict[str, str | int | float] = {
-            "previous": parent.generation,
+            "previous": 0 if purge else parent.generation,
             "bytes": len(blob),
             "created": float(time.time() if created is None else created),
             "source_digest": source_digest,
@@ -266,7 +208,7 @@ class Store:
             "tokens": int(tokens),
             "vocabulary": vocabulary,
         }
-        return self._publish(user, parent, blob, fields)
+        return self._publish(user, parent, blob, fields, folded=folded, purge=purge)
 
     def rollback(self, user: str) -> int:
         """Publish again, under a new number, the model that the current one replaced.
@@ -295,6 +237,7 @@ class Store:
     def forget(self, user: str) -> bool:
         """Delete every generation, and fence off builds that are running; say if there was a model.
 
+        Learned messages and blocked phrases go, too; the wish to have no model stays.
         After a connection lost in the middle, False may mean that the first try had deleted it.
         """
         return bool(
@@ -302,27 +245,6 @@ class Store:
         )
 
     # Reading
-
-    def fetch(self, user: str, *, generation: int | None = None) -> Stored | None:
-        """Return the published model, or that ``generation`` if it is still kept, else None.
-
-        One round trip, whatever happens meanwhile. Raises DecryptionError if it is encrypted and
-        cannot be decrypted.
-        """
-        if generation is not None and generation < 1:
-            raise ArgumentError(f"generations count from 1, got {generation}")
-        values = self._script(scripts.FETCH, user, generation or 0, *INFO_FIELDS, "blob")
-        if values is None:
-            return None
-        if values == b"lost":
-            raise StoreError(
-                "the store has lost a published model: it must not evict keys "
-                "(maxmemory-policy noeviction); build the user again"
-            )
-        key, coming, (*rest, stored) = values
-        info = info_values(user, rest)
-        blob = decrypted(self._master_keys, stored, info[1], self._place(user), key, coming)
-        return Stored(*info, blob=blob)
 
     def load(
         self,
@@ -341,11 +263,12 @@ class Store:
 
         Raises:
             ArgumentError: ``weight`` is not within 0 and 1, or the user id cannot be one.
-            NoModelError, StoreError, BlobError, VocabularyMismatchError: those four reasons, only
-                if ``strict``.
+            NoModelError, StoreError, BlobError or RulesError, VocabularyMismatchError: those four
+                reasons, only if ``strict``.
         """
 
         # numpy and more: only who loads needs it
+        from perslm.learned import current
         from perslm.model import NullModel, PersonalModel, check_vocabulary
 
         try:
@@ -356,12 +279,12 @@ class Store:
                     "perslm users"
                 )
             model = PersonalModel.from_blob(
-                stored.blob,
+                current(stored, self.rules(None)),
                 generation=stored.generation,
                 weight=weight,
             )
             check_vocabulary(vocabulary, model.vocabulary_fingerprint, model.vocabulary_size)
-        except (StoreError, BlobError, VocabularyMismatchError) as error:
+        except (StoreError, BlobError, RulesError, VocabularyMismatchError) as error:
             if strict:
                 raise
             return NullModel(_null_reason(error))
@@ -391,24 +314,6 @@ class Store:
         """Yield tenant and user id of all users of all tenants, as ``users`` does."""
         return self._scan(keys.all_heads(self._installation))
 
-    def _scan(
-        self,
-        pattern: str,
-        read: Callable[[str, str], tuple[str, str] | None] = keys.owner,
-    ) -> Iterator[tuple[str, str]]:
-        """Yield what ``read`` makes of each key that ``pattern`` finds, once."""
-        self.ping()  # a stale connection is replaced here, since a scan cannot be repeated halfway
-        seen = set()
-        try:
-            for key in self._connection.client().scan_iter(match=pattern, count=1000):
-                if key not in seen:  # a server that grows its table may name a key twice
-                    seen.add(key)
-                    found = read(key.decode(), self._installation)
-                    if found is not None:
-                        yield found
-        except FAILURES as error:
-            self._connection.fail(error)
-
     def changes(self) -> Changes:
         """Return what tells, as it happens, whose model is published, rolled back or deleted.
 
@@ -416,41 +321,6 @@ class Store:
         over, which is for a thread of its own: see ``Changes``.
         """
         return Changes(self._connection, self._installation)
-
-    # Vocabularies
-
-    def put_vocabulary(self, data: bytes, fingerprint: str) -> None:
-        """Keep ``data``, a vocabulary's bytes, for readers of models; a second time is a no-op."""
-        if len(data) > VOCABULARY_BYTES:
-            raise ArgumentError(f"a vocabulary has at most {VOCABULARY_BYTES} bytes")
-        key = keys.vocabulary(self._namespace, fingerprint)
-        packed = zlib.compress(data)
-        self._connection.run(lambda client: client.set(key, packed, nx=True))
-
-    def vocabulary(self, fingerprint: str) -> bytes | None:
-        """Return the bytes of a vocabulary, or None if it was never put here."""
-        key = keys.vocabulary(self._namespace, fingerprint)
-        packed = self._connection.run(lambda client: client.get(key))
-        if packed is None:
-            return None
-        try:
-            unpacker = zlib.decompressobj()
-            data = unpacker.decompress(packed, VOCABULARY_BYTES)
-            if unpacker.eof:
-                return data
-        except zlib.error:
-            pass
-        raise StoreError(
-            f"the vocabulary {fingerprint} in the store is damaged: delete the key {key} and "
-            "build with that vocabulary again"
-        )
-
-    def vocabularies(self) -> Iterator[tuple[str, str]]:
-        """Yield tenant and fingerprint of all vocabularies of all tenants, as ``users`` does."""
-        pattern = keys.all_vocabularies(self._installation)
-        return self._scan(pattern, keys.owned_vocabulary)
-
-    # Below here: keys, scripts, connections
 
     def _publish(
         self,
@@ -460,10 +330,12 @@ class Store:
         fields: Mapping[str, str | int | float] | None = None,
         *,
         announce: str = "publish",
+        folded: Collection[bytes] = (),
+        purge: bool = False,
     ) -> int:
         """Publish ``blob``, or without one what ``parent`` replaced, as it is in the store."""
         nonce = uuid.uuid4().hex
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             words: list[str | int | float | bytes] = []
             key, replaces = None, b""
             if blob is None:
@@ -483,17 +355,21 @@ class Store:
                 parent.generation,
                 parent.fence,
                 nonce,
-                self._keep,
+                -1 if purge else self._keep,
                 keys.channel(self._installation),
                 announce,
                 b"" if key is None else key.wrapped,
                 replaces,
+                len(folded),
+                *folded,
                 *words,
             )
             if verdict == b"published":
                 return int(generation)
             if verdict == b"forgotten":
                 raise ForgottenError
+            if verdict == b"opted out":
+                raise OptedOutError
             if verdict == b"conflict":
                 raise PublishConflictError(parent.generation, generation)
             if verdict == b"nothing":
@@ -503,87 +379,7 @@ class Store:
                     "the user's models are encrypted: name the file of the master keys, "
                     "PERSLM_MASTER_KEYS=FILE"
                 )
-        raise StoreError(_TOO_BUSY)  # another data key each time
-
-    # Encryption
-
-    def protect(
-        self, user: str, *, renew: bool = False
-    ) -> Literal["encrypted", "renewed", "rewrapped", "current", "absent"]:
-        """Bring what is kept of a user under the current master key; say what was done.
-
-        Models that are not encrypted become so, a data key of an older master key is wrapped anew.
-        With ``renew`` the user gets another data key. Generations keep their numbers; readers and
-        publishers may go on meanwhile.
-
-        Raises:
-            DecryptionError: something that is kept cannot be decrypted; nothing was changed.
-            ArgumentError: the store was opened without master keys.
-        """
-        master_keys = self._master_keys
-        if master_keys is None:
-            raise ArgumentError("name the file of the master keys: PERSLM_MASTER_KEYS=FILE")
-        for _ in range(_TRIES):
-            generation, _, key, coming = self._script(scripts.HEAD, user)
-            place = self._place(user)
-            if generation == 0:
-                return "absent"
-            if key and not coming and not renew:
-                if master_keys.is_current(key):
-                    return "current"
-                wrapped = master_keys.rewrapped(master_keys.data_key(key, place))
-                if self._script(scripts.REWRAP, user, key, wrapped):
-                    return "rewrapped"
-                continue
-            new = master_keys.data_key(coming, place) if coming else None
-            new = new or master_keys.new_data_key(place)
-            kept = (
-                self.fetch(user, generation=n) for n in self._listed(user)[1] if n <= generation
-            )
-            words = [
-                word
-                for stored in kept
-                if stored is not None  # not expired in this moment
-                for word in (stored.generation, new.encrypt(stored.blob, stored.generation))
-            ]
-            if self._script(scripts.PROTECT, user, key, new.wrapped, *words):
-                return "renewed" if key else "encrypted"
-        raise StoreError(_TOO_BUSY)
-
-    def _data_key(self, user: str) -> tuple[DataKey | None, bytes]:
-        """Return the key to publish with, and the stored one that it may replace, if damaged."""
-        if self._master_keys is None:
-            return None, b""
-        generation, _, key, coming = self._script(scripts.HEAD, user)
-        place = self._place(user)
-        try:
-            if generation and (coming or not key):  # so that all that is kept stays readable
-                self.protect(user)
-                _, _, key, _ = self._script(scripts.HEAD, user)
-            if key:
-                return self._master_keys.data_key(key, place), b""
-        except DamagedKeyError:
-            return self._master_keys.new_data_key(place), key
-        except DecryptionError as error:
-            raise StoreError(str(error)) from None
-        return self._master_keys.new_data_key(place), b""
-
-    def _place(self, user: str) -> bytes:
-        return place(self._namespace, user)
-
-    def _listed(self, user: str) -> tuple[int, dict[int, UserInfo]]:
-        current, *rows = self._script(scripts.LIST, user, *INFO_FIELDS)
-        found = (UserInfo(*info_values(user, row)) for row in rows)
-        return current, {info.generation: info for info in found}
-
-    def _script(self, script: str, user: str, *arguments: str | bytes | int | float) -> Any:
-        names = keys.of_user(self._namespace, user)
-        # A reader would rather have no model than wait twice; a writer must know what happened.
-        writes = script not in _READING
-        return self._connection.run(
-            lambda client: client.eval(script, len(names), *names, *arguments),
-            repeat_timeouts=writes,
-        )
+        raise StoreError(TOO_BUSY)  # another data key each time
 
 
 def _null_reason(
@@ -591,7 +387,7 @@ def _null_reason(
 ) -> Literal["unknown_user", "bad_blob", "vocabulary_mismatch", "store_unavailable"]:
     if isinstance(error, NoModelError):
         return "unknown_user"
-    if isinstance(error, BlobError):
+    if isinstance(error, BlobError | RulesError):
         return "bad_blob"
     if isinstance(error, VocabularyMismatchError):
         return "vocabulary_mismatch"

@@ -99,8 +99,9 @@ def rotate(
     """Bring all users of all tenants under the current master key.
 
     Models that are not encrypted yet become so; the data keys of the others are wrapped anew, which
-    does not touch the models. Services and builders go on meanwhile. After an interruption run the
-    same command again. Exit code 1 if some models could not be decrypted: they stay as they are.
+    does not touch the models. Learned messages and rules are treated alike. Services and builders
+    go on meanwhile. After an interruption run the same command again. Exit code 1 if some users'
+    data could not be decrypted: they stay as they are.
 
     With --json: users, how many were encrypted, rewrapped, renewed, current already or absent
     (deleted meanwhile), and failed, a list of tenant and user.
@@ -111,7 +112,7 @@ def rotate(
         open_store(store, master_keys=master_keys) as opened,
         show_progress(quiet=json) as progress,
     ):
-        owners = list(opened.owners())
+        owners = list({*opened.owners(), *opened.ruled()})  # some have rules and no model
         progress.stage("rotating", len(owners))
         for tenant, user in owners:
             try:

@@ -13,9 +13,11 @@ import redis
 from perslm import encryption
 from perslm.backup import Restored, backup, restore
 from perslm.errors import ForgottenError, SourceError
+from perslm.rules import Rules
 from perslm.store import Store, open_store
 from tests.unit.test_encryption import blobs, everything
-from tests.unit.test_store import ODD_USERS, publish
+from tests.unit.test_store import ODD_USERS, USER, publish
+from tests.unit.test_store_learning import FINGERPRINT, VOCABULARY, add, marks
 
 
 class Silent:
@@ -56,7 +58,7 @@ def without_fences(raw: redis.Redis) -> dict[bytes, object]:
     found = everything(raw)
     for value in found.values():
         if isinstance(value, dict) and b"nonce" not in value:
-            value.pop(b"fence")
+            value.pop(b"fence", None)
     return found
 
 
@@ -184,3 +186,45 @@ def test_a_backup_that_fails_leaves_the_one_before(store: Store, tmp_path: Path)
 def test_an_empty_store(store: Store, tmp_path: Path) -> None:
     assert saved(store, tmp_path / "b") == (0, 0)
     assert put_back(store, tmp_path / "b") == Restored(0, 0, 0)
+
+
+def test_learned_messages_and_rules_come_back(
+    either: Store, raw_store: redis.Redis, tmp_path: Path
+) -> None:
+    either.put_vocabulary(VOCABULARY.to_bytes(), FINGERPRINT)
+    rules = Rules().block(["zephyr"], [VOCABULARY])
+    add(either, b"m1", b"m2")
+    either.set_rules(USER, rules)
+    either.set_rules("bob", Rules(opted_out=True))
+    either.set_rules(None, rules)
+    either.of_tenant("acme").set_rules(None, rules)
+    before = without_fences(raw_store)
+    assert saved(either, tmp_path / "b") == (2, 1)
+    raw_store.flushall()
+    assert put_back(either, tmp_path / "b") == Restored(1, 0, 0)
+    assert without_fences(raw_store) == before
+    assert marks(either) == [b"m1", b"m2"]
+    either.set_rules(USER, Rules())
+    either.set_rules(None, Rules(phrases=frozenset({"desk"})))
+    either.forget("bob")
+    assert put_back(either, tmp_path / "b") == Restored(0, 1, 1)
+    assert either.rules(USER) == Rules(), "who is there stays as they are"
+    assert either.rules(None).phrases == {"desk"}
+    assert either.rules("bob").opted_out
+
+
+def test_a_backup_of_the_first_version_is_read(store: Store, tmp_path: Path) -> None:
+    fields = {"generation": 1, "blob": b"old", "previous": 0, "bytes": 3, "created": 5.0}
+    fields |= {"source_digest": "", "messages": 1, "tokens": 1, "vocabulary": "f1", "nonce": "n"}
+    words = [str(word).encode() if word != b"old" else word for p in fields.items() for word in p]
+    head = [b"generation", b"1", b"fence", b"0"]
+    slots = [{"seconds": -1, "fields": words}]
+    data = b"perslm backup 1\n" + msgpack.packb(
+        {"tenant": "default", "user": "ann", "head": head, "slots": slots}
+    )
+    last = {"users": 1, "vocabularies": 0, "crc": zlib.crc32(data)}
+    (tmp_path / "b").write_bytes(data + msgpack.packb(last))
+    assert put_back(store, tmp_path / "b") == Restored(1, 0, 0)
+    stored = store.fetch("ann")
+    assert stored is not None
+    assert (stored.blob, stored.pending, stored.rules) == (b"old", (), None)

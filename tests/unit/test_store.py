@@ -62,7 +62,7 @@ def test_a_published_model_is_read_back(store: Store) -> None:
         vocabulary="v1",
     )
     assert generation == 1
-    assert store.head(USER) == Head(generation=1, fence=0)
+    assert store.head(USER) == Head(generation=1, fence=0, source_digest="d1")
     stored = store.fetch(USER)
     assert stored is not None
     assert stored.blob == b"\x00blob\xff"

@@ -49,7 +49,7 @@ def test_a_vocabulary_that_would_fill_the_memory(
 ) -> None:
     raw_store.set("perslm:vocabulary:f1", zlib.compress(b"a" * 1001))
     assert store.vocabulary("f1") == b"a" * 1001
-    monkeypatch.setattr("perslm.store.VOCABULARY_BYTES", 1000)
+    monkeypatch.setattr("perslm._store_learning.VOCABULARY_BYTES", 1000)
     with pytest.raises(StoreError, match="perslm:vocabulary:f1"):
         store.vocabulary("f1")
     with pytest.raises(ArgumentError, match="1000 bytes"):

@@ -1,0 +1,206 @@
+"""What ``perslm.store`` has beside the models: learned messages that wait for a build, and rules.
+
+How they count is in ``perslm.learned``, what rules mean in ``perslm.rules``.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+import zlib
+from secrets import token_hex
+from typing import TYPE_CHECKING, Final
+
+from perslm import _store_keys as keys
+from perslm import _store_scripts as scripts
+from perslm._store_base import TOO_BUSY, TRIES, Base
+from perslm._store_types import Pending
+from perslm.encryption import sealed
+from perslm.errors import (
+    ArgumentError,
+    DecryptionError,
+    ForgottenError,
+    OptedOutError,
+    StoreError,
+    TooManyPendingError,
+    VocabularyError,
+    VocabularyMismatchError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from perslm.rules import Rules
+
+MOST_PENDING: Final = 1000
+"""How many messages of a user may wait for a build: they are all read with the model."""
+
+VOCABULARY_BYTES: Final = 256 << 20  # what the tokenizers of large models have is a tenth of it
+
+FIRST_ORDER: Final = 3  # of the model of a user who has none yet; the next build has its own
+
+
+class Learning(Base):
+    """Learned messages and rules of users. See ``perslm.store``."""
+
+    # Learned messages
+
+    def add_message(
+        self, user: str, message: Pending, *, vocabulary: str, fence: int | None = None
+    ) -> bool:
+        """Keep a message that counts at once, beside the published model; False if it is there.
+
+        A user without a model gets an empty one first. ``vocabulary`` is the fingerprint of the
+        ids'. After a connection lost in the middle, False may mean that the first try had added it.
+
+        Raises:
+            ForgottenError: the user was deleted since ``fence`` was read, if it is given.
+            OptedOutError: the user wants no model.
+            VocabularyMismatchError: the user's model is over another vocabulary.
+            VocabularyError: the user has no model, and the store no such vocabulary.
+            TooManyPendingError: more messages wait for a build than may.
+            ArgumentError: the message is too long, or its mark is no mark.
+            DecryptionError: the user's data key is damaged.
+            StoreError: as ``publish``.
+        """
+        data = message.to_bytes(vocabulary)
+        base: bytes | None = None
+        for _ in range(TRIES):
+            key, damaged = self._data_key(user)
+            if damaged:
+                raise DecryptionError("the user's data key is damaged", "build the user again")
+            words: list[str | bytes | int | float] = []
+            if base is not None:
+                new = self.head(user).fence + 1
+                words = [
+                    "blob", base if key is None else key.encrypt(base, new), "previous", 0,
+                    "bytes", len(base), "created", time.time(), "source_digest", "", "messages", 0,
+                    "tokens", 0, "vocabulary", vocabulary, "nonce", uuid.uuid4().hex,
+                ]  # fmt: skip
+            verdict, found = self._script(
+                scripts.ADD,
+                user,
+                "" if fence is None else fence,
+                keys.channel(self._installation),
+                MOST_PENDING,
+                vocabulary,
+                b"" if key is None else key.wrapped,
+                message.mark,
+                data if key is None else key.encrypt(data, message.mark),
+                *words,
+            )
+            if verdict in (b"added", b"known"):
+                return bool(verdict == b"added")
+            if verdict == b"forgotten":
+                raise ForgottenError
+            if verdict == b"opted out":
+                raise OptedOutError
+            if verdict == b"vocabulary":
+                raise VocabularyMismatchError(found.decode(), vocabulary)
+            if verdict == b"full":
+                raise TooManyPendingError(MOST_PENDING)
+            if verdict == b"encrypted":
+                raise StoreError(
+                    "the user's models are encrypted: name the file of the master keys, "
+                    "PERSLM_MASTER_KEYS=FILE"
+                )
+            base = base or self._empty(vocabulary)
+        raise StoreError(TOO_BUSY)
+
+    def pending(self, user: str) -> list[Pending]:
+        """Return the messages that wait for a build, oldest first.
+
+        A build counts them with all others, and has ``publish`` take their marks away. Those of
+        another vocabulary than the build's mean nothing to it; their mail does. Raises BlobError if
+        one is damaged or cannot be decrypted: forget the user, and build again.
+        """
+        return self._messages(user, *self._script(scripts.PENDING, user))
+
+    def _empty(self, vocabulary: str) -> bytes:
+        """Return the blob of a user who wrote nothing yet."""
+        from perslm import blob, counts  # numpy: only the first message of somebody needs it
+        from perslm.vocabulary import Vocabulary
+
+        data = self.vocabulary(vocabulary)
+        if data is None:
+            raise VocabularyError(
+                f"the vocabulary {vocabulary} is not in the store: perslm build puts it there"
+            )
+        words = Vocabulary.from_bytes(data)
+        specials = counts.Specials(words.size, words.bos, words.eos)
+        return blob.encode(counts.empty(FIRST_ORDER, specials), blob.Metadata(vocabulary))
+
+    # Rules
+
+    def rules(self, user: str | None) -> Rules:
+        """Return what must not be learned of a user, or (None) of anybody of the tenant.
+
+        Raises DecryptionError if they cannot be decrypted, RulesError if they are damaged.
+        """
+        opted_out, stored, _ = self._script(scripts.RULES, _owner(user))
+        return self._rules(user or "", opted_out, stored)
+
+    def set_rules(self, user: str | None, rules: Rules) -> None:
+        """Keep rules of a user, or (None) of everybody of the tenant, in the place of all before.
+
+        They are encrypted if the store is. A deletion leaves the user's wish to have no model, and
+        nothing else of them. Raises ArgumentError if everybody is to opt out.
+        """
+        if user is None and rules.opted_out:
+            raise ArgumentError("a user opts out, not everybody: delete the models instead")
+        data = b""
+        if rules.phrases or rules.blocked:
+            data = rules.to_bytes()
+            if self._master_keys is not None:
+                data = sealed(self._master_keys, data, self._place_of_rules(user or ""))
+        self._script(
+            scripts.SET_RULES,
+            _owner(user),
+            keys.channel(self._installation),
+            "1" if rules.opted_out else "",
+            data,
+            token_hex(8) if rules else "",
+        )
+
+    def ruled(self) -> Iterator[tuple[str, str]]:
+        """Yield tenant and user id (empty: everybody) of all who have rules, as ``users`` does."""
+        return self._scan(keys.all_rules(self._installation), keys.ruled)
+
+    # Vocabularies
+
+    def put_vocabulary(self, data: bytes, fingerprint: str) -> None:
+        """Keep ``data``, a vocabulary's bytes, for readers of models; a second time is a no-op."""
+        if len(data) > VOCABULARY_BYTES:
+            raise ArgumentError(f"a vocabulary has at most {VOCABULARY_BYTES} bytes")
+        key = keys.vocabulary(self._namespace, fingerprint)
+        packed = zlib.compress(data)
+        self._connection.run(lambda client: client.set(key, packed, nx=True))
+
+    def vocabulary(self, fingerprint: str) -> bytes | None:
+        """Return the bytes of a vocabulary, or None if it was never put here."""
+        key = keys.vocabulary(self._namespace, fingerprint)
+        packed = self._connection.run(lambda client: client.get(key))
+        if packed is None:
+            return None
+        try:
+            unpacker = zlib.decompressobj()
+            data = unpacker.decompress(packed, VOCABULARY_BYTES)
+            if unpacker.eof:
+                return data
+        except zlib.error:
+            pass
+        raise StoreError(
+            f"the vocabulary {fingerprint} in the store is damaged: delete the key {key} and "
+            "build with that vocabulary again"
+        )
+
+    def vocabularies(self) -> Iterator[tuple[str, str]]:
+        """Yield tenant and fingerprint of all vocabularies of all tenants, as ``users`` does."""
+        pattern = keys.all_vocabularies(self._installation)
+        return self._scan(pattern, keys.owned_vocabulary)
+
+
+def _owner(user: str | None) -> str:
+    if user == "":
+        raise ArgumentError("a user id is text of 1 to 256 bytes, and this one is empty")
+    return user or ""
