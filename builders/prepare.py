@@ -41,17 +41,21 @@ class Settings:
 
     ``languages`` are ISO 639-1 codes, or ``all``; ``keep`` names zone kinds that are learned from
     although they would be removed (``builders.clean.KINDS``). A user's blob has at most
-    ``max_bytes`` (None: as many as it takes), LEAST_BYTES or more.
+    ``max_bytes`` (None: as many as it takes), LEAST_BYTES or more. An n-gram above order 1 must
+    come from ``min_messages`` different messages of the user.
     """
 
     order: int = 3
     languages: tuple[str, ...] = ("en",)
     keep: tuple[str, ...] = ()
     max_bytes: int | None = None
+    min_messages: int = 2
 
     def __post_init__(self) -> None:
         if not 1 <= self.order <= 5:
             raise ArgumentError(f"order must be 1 to 5, not {self.order}")
+        if self.min_messages < 1:
+            raise ArgumentError(f"min_messages must be at least 1, not {self.min_messages}")
         if self.max_bytes is not None and self.max_bytes < LEAST_BYTES:
             raise ArgumentError(
                 f"{self.max_bytes} bytes are too few to hold anything: "

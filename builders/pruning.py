@@ -15,6 +15,7 @@ SmolLM2-135M by the backoff estimator. What that keeps of the gain: ``tests/benc
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -48,18 +49,28 @@ the ids of most vocabularies begin with the commonest words."""
 Mask = npt.NDArray[np.bool_]
 
 
-def shrink(counts: Counts, metadata: blob.Metadata, max_bytes: int) -> tuple[Counts, bytes]:
+def shrink(
+    counts: Counts,
+    metadata: blob.Metadata,
+    max_bytes: int | None,
+    allowed: Sequence[Mask] | None = None,
+) -> tuple[Counts, bytes]:
     """Return ``counts``, pruned if they must be, and their blob of at most ``max_bytes``.
 
-    Counts that fit are returned as they are. The same input gives the same blob. Time is that of
-    some 20 times encoding. Raises ArgumentError if the counts are pruned already, or if not even a
-    model of nothing fits.
+    ``allowed``, bool[n] by level and closed, are the n-grams that may stay (None: all). Counts that
+    fit are returned as they are. None as ``max_bytes`` allows any size. The same input gives the
+    same blob. Time is that of some 20 times encoding, unless the first fits. Raises ArgumentError
+    if the counts are pruned already, or if not even a model of nothing fits.
     """
-    encoded = blob.encode(counts, metadata)
-    if len(encoded) <= max_bytes:
-        return counts, encoded
     if counts.cut is not None:
         raise ArgumentError("counts are pruned once only: start from those of the whole mail")
+    if allowed is None or all(mask.all() for mask in allowed):
+        found = counts
+    else:
+        found = counts.select(allowed)
+    encoded = blob.encode(found, metadata)
+    if max_bytes is None or len(encoded) <= max_bytes:
+        return found, encoded
     found = counts.select([np.zeros(len(level), bool) for level in counts.levels])
     fits = blob.encode(found, metadata)
     if len(fits) > max_bytes:
@@ -67,6 +78,8 @@ def shrink(counts: Counts, metadata: blob.Metadata, max_bytes: int) -> tuple[Cou
             f"a model needs {len(fits)} bytes even if it holds nothing, not {max_bytes}: allow more"
         )
     worth, bits = values(counts), costs(counts)
+    if allowed is not None:
+        worth = [np.where(mask, value, 0) for mask, value in zip(allowed, worth, strict=True)]
     low, high = PRICES
     for _ in range(ROUNDS):
         price = (low + high) / 2

@@ -15,11 +15,12 @@ imported tokenizer words that begin with the same tokens may go, too, and unusua
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import product
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import msgpack
 import numpy as np
@@ -28,9 +29,7 @@ import numpy.typing as npt
 from perslm.counts import Counts, pair_keys
 from perslm.errors import ArgumentError, RulesError
 from perslm.tokenize import words
-
-if TYPE_CHECKING:
-    from perslm.vocabulary import Vocabulary
+from perslm.vocabulary import Sequence, Vocabulary
 
 Ids: TypeAlias = tuple[int, ...]
 
@@ -265,3 +264,66 @@ def _places(counts: Counts, ngrams: list[Ids], k: int) -> npt.NDArray[np.intp]:
         there = keys[at] == wanted
         at, sought = at[there], sought[there]
     return at
+
+
+# --- in sequences -------------------------------------------------------------------------------
+
+
+class Matcher:
+    """Finds blocked sequences in texts of ids: the automaton of Aho and Corasick (1975).
+
+    Makes one step for each id, however many sequences there are.
+    """
+
+    def __init__(self, blocked: Iterable[Ids]) -> None:
+        self._next: list[dict[int, int]] = [{}]
+        longest = [0]  # how long the longest match is that ends in a state
+        for ids in sorted(blocked):
+            state = 0
+            for id in ids:
+                if id not in self._next[state]:
+                    self._next[state][id] = len(self._next)
+                    self._next.append({})
+                    longest.append(0)
+                state = self._next[state][id]
+            longest[state] = len(ids)
+        self._longest = longest
+        self._shorter = [0] * len(self._next)  # the longest suffix of a state that is one, too
+        waiting = deque(self._next[0].values())
+        while waiting:
+            state = waiting.popleft()
+            for id, child in self._next[state].items():
+                waiting.append(child)
+                self._shorter[child] = self._step(self._shorter[state], id)
+                longest[child] = max(longest[child], longest[self._shorter[child]])
+
+    def _step(self, state: int, id: int) -> int:
+        while state and id not in self._next[state]:
+            state = self._shorter[state]
+        return self._next[state].get(id, 0)
+
+    def spans(self, ids: Iterable[int]) -> list[tuple[int, int]]:
+        """Return where blocked sequences stand, start and end; those that overlap are one span."""
+        found: list[tuple[int, int]] = []
+        state = 0
+        for end, id in enumerate(ids, start=1):
+            state = self._step(state, id)
+            if self._longest[state]:
+                start = end - self._longest[state]
+                while found and found[-1][1] > start:
+                    start = min(start, found.pop()[0])
+                found.append((start, end))
+        return found
+
+    def without(self, sequence: Sequence) -> list[Sequence]:
+        """Return what is left of a sequence: pieces that no n-gram bridges."""
+        spans = self.spans(sequence.ids)
+        if not spans:
+            return [sequence]
+        ids, opens, closes = sequence
+        starts, ends = [0, *(end for _, end in spans)], [*(start for start, _ in spans), len(ids)]
+        return [
+            Sequence(ids[a:b], opens and a == 0, closes and b == len(ids))
+            for a, b in zip(starts, ends, strict=True)
+            if a < b
+        ]
