@@ -30,13 +30,17 @@ from perslm.errors import ArgumentError, DecryptionError, StoreError
 if TYPE_CHECKING:
     from perslm.rules import Rules
 
+FENCE_SECONDS: Final = 30 * 86400
 TRIES: Final = 100  # against others that change the same user's data key in the same moment
 TOO_BUSY: Final = "others keep changing this user's data key: try again"
 
 _READING: Final = (
-    scripts.HEAD, scripts.FETCH, scripts.LIST, scripts.SNAPSHOT, scripts.PENDING, scripts.RULES,
+    scripts.HEAD, scripts.FETCH, scripts.LIST, scripts.SNAPSHOT, scripts.SNAPSHOT_RULES,
+    scripts.PENDING, scripts.RULES,
 )  # fmt: skip
-_OF_EVERYBODY: Final = (scripts.RULES, scripts.SET_RULES, scripts.RESEAL)
+_OF_EVERYBODY: Final = (
+    scripts.RULES, scripts.SET_RULES, scripts.RESEAL, scripts.SNAPSHOT_RULES, scripts.RESTORE_RULES,
+)  # fmt: skip
 _HEADS_AT_ONCE: Final = 500
 
 
@@ -62,6 +66,7 @@ class Base:
         if keep_generations_seconds < 0:
             raise ArgumentError("keep_generations_seconds must not be negative")
         check_tenant(tenant)
+        self.tenant = tenant
         self._installation = namespace
         self._namespace = keys.namespace(namespace, tenant)
         self._keep = int(keep_generations_seconds)
@@ -92,6 +97,7 @@ class Base:
         """
         check_tenant(tenant)
         view = copy.copy(self)
+        view.tenant = tenant
         view._namespace = keys.namespace(self._installation, tenant)
         view._is_view = True
         return view
@@ -112,8 +118,9 @@ class Base:
 
     def head(self, user: str) -> Head:
         """Return what a build of ``user`` that begins now must publish against."""
-        generation, fence, _, _, pending, rules, digest = self._script(scripts.HEAD, user)
-        return Head(generation, fence, pending, digest.decode(), rules.decode())
+        generation, fence, _, _, *rest = self._script(scripts.HEAD, user)
+        pending, left, rules, digest = rest
+        return Head(generation, fence, pending, digest.decode(), rules.decode(), _since(left))
 
     def heads(self, users: Sequence[str]) -> list[Head]:
         """Return the ``head`` of each of many users, in few round trips.
@@ -132,8 +139,9 @@ class Base:
                 return lines
 
             for line in self._connection.run(ask):
-                generation, fence, pending, rules, digest = line.decode().split(" ", 4)
-                found.append(Head(int(generation), int(fence), int(pending), digest, rules))
+                *numbers, rules, digest = line.decode().split(" ")
+                generation, fence, pending, left = map(int, numbers)
+                found.append(Head(generation, fence, pending, digest, rules, _since(left)))
         return found
 
     def fetch(self, user: str, *, generation: int | None = None) -> Stored | None:
@@ -314,7 +322,11 @@ class Base:
         names = [keys.rules(self._namespace)] if everybodys else keys.of_user(self._namespace, user)
         # A reader would rather have no model than wait twice; a writer must know what happened.
         writes = script not in _READING
-        return self._connection.run(
-            lambda client: client.eval(script, len(names), *names, *arguments),
-            repeat_timeouts=writes,
+        return self._connection.at(
+            names[0], "EVAL", script, len(names), *names, *arguments, writes=writes
         )
+
+
+def _since(milliseconds: int) -> float | None:
+    """Return how long ago a fence was put up that stays so long; None if there is none."""
+    return FENCE_SECONDS - milliseconds / 1000 if milliseconds >= 0 else None

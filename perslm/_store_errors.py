@@ -36,15 +36,17 @@ _UNAVAILABLE: Final = {
     "CLUSTERDOWN": "the cluster is down or does not cover all slots: see CLUSTER INFO on a node",
     "TRYAGAIN": "the cluster is moving this user's keys: try again in a moment",
     "MOVED": "it is a node of a cluster: use redis+cluster:// in place of redis://",
-    "NOREPLICAS": "too few replicas are connected for a write: see min-replicas-to-write",
+    "NOREPLICAS": "no replica has confirmed a write in time, or too few are connected: see the "
+    "replicas' state, and min-replicas-to-write",
     "BUSY": "a script of somebody else keeps it busy: try again, or end it with SCRIPT KILL",
 }
 # Failures of another kind: StoreError.
 _REFUSED: Final = {
     "NOPERM": "its access control forbids this user a command or the channel (a deletion is done "
     "all the same): perslm needs EVAL, HMGET, HGET, HSET, HDEL, HGETALL, HKEYS, HLEN, HEXISTS, "
-    "GET, SET, DEL, EXISTS, EXPIRE, TTL, PERSIST, SCAN, PING, PUBLISH and SUBSCRIBE, keys ~perslm* and "
-    "the channel &perslm:changes",
+    "GET, SET, DEL, EXISTS, EXPIRE, TTL, PTTL, PERSIST, SCAN, PING, PUBLISH and SUBSCRIBE, on a "
+    "cluster also WAIT, ASKING, ROLE, READONLY and CLUSTER, keys ~perslm* and the channel "
+    "&perslm:changes",
     "WRONGTYPE": "a key of perslm's holds something else: use a namespace of your own",
     "CROSSSLOT": "it does not support hash tags: use a server that does",
 }

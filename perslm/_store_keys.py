@@ -80,6 +80,16 @@ def owner(head: str, installation: str) -> tuple[str, str] | None:
     return tenant, unquote(tag[:-1])
 
 
+def all_pending(namespace: str) -> str:
+    """Return the pattern of the learned messages of all users."""
+    return f"{namespace}:pending:{{*"
+
+
+def learner(key: str, installation: str) -> tuple[str, str] | None:
+    """Return the tenant and the user whose messages these are, as ``owner``."""
+    return owner(key.replace(":pending:{", ":head:{", 1), installation)
+
+
 def rules(namespace: str) -> str:
     """Return the key of everybody's rules."""
     return f"{namespace}:rules"

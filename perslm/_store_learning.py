@@ -116,6 +116,12 @@ class Learning(Base):
         """
         return self._messages(user, *self._script(scripts.PENDING, user))
 
+    def learners(self) -> Iterator[str]:
+        """Yield every user of whom messages wait for a build, as ``users`` does."""
+        for tenant, user in self._scan(keys.all_pending(self._namespace), keys.learner):
+            if keys.namespace(self._installation, tenant) == self._namespace:
+                yield user
+
     def _empty(self, vocabulary: str) -> bytes:
         """Return the blob of a user who wrote nothing yet."""
         from perslm import blob, counts  # numpy: only the first message of somebody needs it
@@ -174,12 +180,12 @@ class Learning(Base):
             raise ArgumentError(f"a vocabulary has at most {VOCABULARY_BYTES} bytes")
         key = keys.vocabulary(self._namespace, fingerprint)
         packed = zlib.compress(data)
-        self._connection.run(lambda client: client.set(key, packed, nx=True))
+        self._connection.at(key, "SET", key, packed, "NX", writes=True)
 
     def vocabulary(self, fingerprint: str) -> bytes | None:
         """Return the bytes of a vocabulary, or None if it was never put here."""
         key = keys.vocabulary(self._namespace, fingerprint)
-        packed = self._connection.run(lambda client: client.get(key))
+        packed = self._connection.at(key, "GET", key, writes=False)
         if packed is None:
             return None
         try:

@@ -28,14 +28,17 @@ local function id(wrapped) return string.sub(wrapped, 6, 21) end
 """
 
 # Reply: generation, fence, the two data keys ('': none), how many messages are pending, the
-# revision of the rules, and the source digest that was published.
+# milliseconds that the fence of a deletion has left (-2: there is none), the revision of the rules,
+# and the source digest that was published.
 HEAD: Final = (
     _PRELUDE
     + """
 local rules = redis.call('HGET', RULES, 'revision') or ''
-if generation == 0 then return {0, fence, '', '', 0, rules, ''} end
+local left = redis.call('PTTL', KEYS[2])
+if generation == 0 then return {0, fence, '', '', 0, left, rules, ''} end
 local digest = redis.call('HGET', slot(generation), 'source_digest') or ''
-return {generation, fence, key or '', coming or '', redis.call('HLEN', PENDING), rules, digest}
+local pending = redis.call('HLEN', PENDING)
+return {generation, fence, key or '', coming or '', pending, left, rules, digest}
 """
 )
 
@@ -47,10 +50,11 @@ local generation, fence = tonumber(head[1] or 0), tonumber(head[2] or 0)
 local raised = tonumber(redis.call('GET', KEYS[2]) or 0)
 if raised > fence then generation, fence = 0, raised end
 local rules = redis.call('HGET', KEYS[4], 'revision') or ''
-if generation == 0 then return '0 ' .. fence .. ' 0 ' .. rules .. ' ' end
+local left = redis.call('PTTL', KEYS[2])
+if generation == 0 then return '0 ' .. fence .. ' 0 ' .. left .. ' ' .. rules .. ' ' end
 local digest = redis.call('HGET', KEYS[5 + generation % {SLOTS}], 'source_digest') or ''
 local pending = redis.call('HLEN', KEYS[3])
-return generation .. ' ' .. fence .. ' ' .. pending .. ' ' .. rules .. ' ' .. digest
+return table.concat({{generation, fence, pending, left, rules, digest}}, ' ')
 """
 
 # ARGV: wanted generation or 0, fields. Reply: nil, 'lost', or the two data keys ('': none), the
@@ -116,6 +120,7 @@ local function settle()
   end
 end
 if generation >= new and redis.call('HGET', slot(new), 'nonce') == nonce then
+  redis.call('HSET', slot(new), 'nonce', nonce)  -- a write, which replicas can confirm
   if generation == new then settle() end
   return {'published', new}
 end
@@ -167,7 +172,10 @@ else
   if given ~= '' and not (key and id(key) == id(given)) then return {'rekeyed', generation} end
   local vocabulary = redis.call('HGET', slot(generation), 'vocabulary')
   if vocabulary ~= ARGV[4] then return {'vocabulary', vocabulary or ''} end
-  if redis.call('HEXISTS', PENDING, mark) == 1 then return {'known', generation} end
+  if redis.call('HEXISTS', PENDING, mark) == 1 then
+    redis.call('HSET', PENDING, mark, ARGV[7])  -- a write, which replicas can confirm
+    return {'known', generation}
+  end
   known = redis.call('HLEN', PENDING)
   if known >= tonumber(ARGV[3]) then return {'full', generation} end
 end
@@ -228,8 +236,7 @@ return 1
 REWRAP: Final = (
     _PRELUDE
     + """
-if key == ARGV[2] then return 1 end
-if not key or key ~= ARGV[1] then return 0 end
+if not key or key ~= ARGV[1] and key ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], 'key', ARGV[2])
 return 1
 """
@@ -349,3 +356,12 @@ put(KEYS[1], pointer, pointed)
 return 'restored'
 """
 )
+
+# Everybody's rules, as RULES; fields and values.
+SNAPSHOT_RULES: Final = "return redis.call('HGETALL', KEYS[#KEYS])"
+
+# ARGV: fields and values, which are put where there are no rules.
+RESTORE_RULES: Final = """
+if redis.call('EXISTS', KEYS[#KEYS]) == 0 then redis.call('HSET', KEYS[#KEYS], unpack(ARGV)) end
+return 1
+"""

@@ -30,7 +30,9 @@ class Head:
     ``generation`` is 0 if nothing is published. ``fence`` changes when the user is deleted.
     ``pending`` is how many learned messages wait for a build; as long as the generation stays they
     only become more, so both say together what a reader sees. ``source_digest`` is that of the
-    published model, ``rules`` changes with the user's rules (empty: none).
+    published model, ``rules`` changes with the user's rules (empty: none). ``since_deletion`` is
+    how many seconds ago the user was deleted last, by the server's clock; None if not within
+    ``FENCE_SECONDS``, or never.
     """
 
     generation: int
@@ -38,6 +40,7 @@ class Head:
     pending: int = 0
     source_digest: str = ""
     rules: str = ""
+    since_deletion: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,9 @@ def restore(store: Store, path: Path, progress: Progress) -> Restored:
             owner = store.of_tenant(record["tenant"])
             _put_vocabulary(owner, record["fingerprint"], record["data"])
         elif "user" not in record and "rules" in record:
-            _put_rules(store.of_tenant(record["tenant"]), record["rules"])
+            owner = store.of_tenant(record["tenant"])
+            if record["rules"]:
+                owner._script(scripts.RESTORE_RULES, "", *record["rules"])
         elif "user" in record:
             done[_put(store.of_tenant(record["tenant"]), record)] += 1
             progress.advance(1)
@@ -109,7 +111,7 @@ def _write(store: Store, file: BinaryIO, progress: Progress) -> tuple[int, int]:
     everybodys = {owner for owner in ruled if not owner[1]}
     owners = list({*store.owners(), *ruled} - everybodys)
     for tenant, _ in everybodys:
-        fields = _rules(store.of_tenant(tenant))
+        fields = store.of_tenant(tenant)._script(scripts.SNAPSHOT_RULES, "")
         put(_packed({"tenant": tenant, "rules": fields}))
     for tenant, fingerprint in store.vocabularies():
         data = _vocabulary(store.of_tenant(tenant), fingerprint)
@@ -131,25 +133,13 @@ def _write(store: Store, file: BinaryIO, progress: Progress) -> tuple[int, int]:
 
 def _vocabulary(store: Store, fingerprint: str) -> bytes | None:
     key = keys.vocabulary(store._namespace, fingerprint)
-    found: bytes | None = store._connection.run(lambda client: client.get(key))
+    found: bytes | None = store._connection.at(key, "GET", key, writes=False)
     return found
 
 
 def _put_vocabulary(store: Store, fingerprint: str, data: bytes) -> None:
     key = keys.vocabulary(store._namespace, fingerprint)
-    store._connection.run(lambda client: client.set(key, data, nx=True))
-
-
-def _rules(store: Store) -> list[bytes]:
-    key = keys.rules(store._namespace)
-    found: dict[bytes, bytes] = store._connection.run(lambda client: client.hgetall(key))
-    return [word for pair in found.items() for word in pair]
-
-
-def _put_rules(store: Store, fields: list[bytes]) -> None:
-    if fields and not _rules(store):
-        key = keys.rules(store._namespace)
-        store._connection.run(lambda client: client.hset(key, items=fields))
+    store._connection.at(key, "SET", key, data, "NX", writes=True)
 
 
 def _put(store: Store, record: dict[str, Any]) -> bytes:

@@ -82,7 +82,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from perslm import _store_keys as keys
 from perslm import _store_scripts as scripts
 from perslm._changes import Change, Changes
-from perslm._store_base import TOO_BUSY, TRIES
+from perslm._store_base import FENCE_SECONDS, TOO_BUSY, TRIES
 from perslm._store_keys import DEFAULT_TENANT, USER_ID_BYTES, check_tenant
 from perslm._store_learning import MOST_PENDING, VOCABULARY_BYTES, Learning
 from perslm._store_types import INFO_FIELDS, Head, Pending, Stored, UserInfo
@@ -111,7 +111,6 @@ __all__ = [
 
 DEFAULT_URL: Final = "embedded:"
 KEEP_GENERATIONS_SECONDS: Final = 7 * 86400
-FENCE_SECONDS: Final = 30 * 86400
 NAMESPACE: Final = "perslm"
 
 _NOTHING_EARLIER: Final = (
@@ -181,12 +180,12 @@ class Store(Learning):
         tokens: int = 0,
         vocabulary: str = "",
         folded: Collection[bytes] = (),
-        purge: bool = False,
+        alone: bool = False,
     ) -> int:
         """Publish ``blob`` as the user's model and return its generation number.
 
         ``parent`` is the ``head`` read before the build began. The replaced generation stays for a
-        while (see ``open_store``) or, with ``purge``, no earlier one does. ``folded`` are the marks
+        while (see ``open_store``) or, with ``alone``, no earlier one does. ``folded`` are the marks
         of pending messages that the blob has, which wait no longer; others wait on. The other
         arguments come back in ``info``.
 
@@ -200,7 +199,7 @@ class Store(Learning):
         if not isinstance(blob, bytes):
             raise ArgumentError(f"a blob is bytes, not {type(blob).__name__}")
         fields: dict[str, str | int | float] = {
-            "previous": 0 if purge else parent.generation,
+            "previous": 0 if alone else parent.generation,
             "bytes": len(blob),
             "created": float(time.time() if created is None else created),
             "source_digest": source_digest,
@@ -208,7 +207,7 @@ class Store(Learning):
             "tokens": int(tokens),
             "vocabulary": vocabulary,
         }
-        return self._publish(user, parent, blob, fields, folded=folded, purge=purge)
+        return self._publish(user, parent, blob, fields, folded=folded, alone=alone)
 
     def rollback(self, user: str) -> int:
         """Publish again, under a new number, the model that the current one replaced.
@@ -273,7 +272,7 @@ class Store(Learning):
 
         try:
             stored = self.fetch(user)
-            if stored is None:
+            if stored is None or (stored.rules is not None and stored.rules.opted_out):
                 raise NoModelError(
                     "the user has no published model: build one, or check the user's id with "
                     "perslm users"
@@ -331,7 +330,7 @@ class Store(Learning):
         *,
         announce: str = "publish",
         folded: Collection[bytes] = (),
-        purge: bool = False,
+        alone: bool = False,
     ) -> int:
         """Publish ``blob``, or without one what ``parent`` replaced, as it is in the store."""
         nonce = uuid.uuid4().hex
@@ -355,7 +354,7 @@ class Store(Learning):
                 parent.generation,
                 parent.fence,
                 nonce,
-                -1 if purge else self._keep,
+                -1 if alone else self._keep,
                 keys.channel(self._installation),
                 announce,
                 b"" if key is None else key.wrapped,

@@ -30,6 +30,7 @@ EXAMPLES = [
     errors.PublishConflictError(3, 4),
     errors.ForgottenError(),
     errors.ServiceError("busy", 503),
+    errors.LedgerError("another build has it"),
     errors.OptedOutError(),
     errors.TooManyPendingError(1000),
     errors.DecryptionError("there are no master keys", "name their file"),

@@ -22,7 +22,7 @@ from perslm.errors import (
     VocabularyMismatchError,
 )
 from perslm.rules import Rules
-from perslm.store import Change, Head, Pending, Store, open_store
+from perslm.store import FENCE_SECONDS, Change, Head, Pending, Store, open_store
 from perslm.vocabulary import Sequence, Vocabulary
 from tests.unit.test_encryption import everything
 
@@ -205,6 +205,12 @@ def test_heads_of_many_users_are_those_of_each(either: Store) -> None:
     for i in (0, 1, 2, 3, 499, 500, 1202):
         assert heads[i] == either.head(users[i])
     assert either.heads([]) == []
+    since = heads[2].since_deletion
+    assert since is not None
+    assert 0 <= since < FENCE_SECONDS / 2
+    assert heads[0].since_deletion is None
+    assert list(either.learners()) == [users[1]]
+    assert list(either.of_tenant("acme").learners()) == []
 
 
 # Purging
@@ -213,7 +219,7 @@ def test_heads_of_many_users_are_those_of_each(either: Store) -> None:
 def test_publishing_may_leave_no_earlier_generation(either: Store, raw_store: redis.Redis) -> None:
     publish(either, b"one")
     publish(either, b"two")
-    assert publish(either, b"three", purge=True) == 3
+    assert publish(either, b"three", alone=True) == 3
     assert [info.generation for info in either.generations(USER)] == [3]
     assert len(raw_store.keys("perslm:slot:*")) == 1
     assert either.fetch(USER, generation=2) is None
