@@ -1,6 +1,7 @@
 """How a store reaches its server: URL to client, a second try, every failure as one of our errors.
 
-Keys and scripts are ``perslm.store``'s; which failure means what is in ``perslm._store_errors``.
+Keys and scripts are ``perslm.store``'s; which failure means what is in ``perslm._store_errors``,
+how a cluster is spoken to in ``perslm._cluster``.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode
 from redis.retry import Retry
 
+from perslm._cluster import Cluster
 from perslm._store_errors import FAILURES, explain, timed_out, worth_repeating
 from perslm.errors import ArgumentError, StoreUnavailableError
 
@@ -41,7 +44,7 @@ class Connection:
         self._url = url
         self._timeout = timeout
         self._mutex = threading.Lock()
-        self._client: Any = None  # redis.Redis or redis.RedisCluster, whose types differ
+        self._client: Any = None  # redis.Redis or Cluster, whose types differ
         self._closed = False
         self._followers: weakref.WeakSet[_Closable] = weakref.WeakSet()
         self._server: EmbeddedServer | None = None
@@ -62,6 +65,20 @@ class Connection:
         except FAILURES as error:
             self._drop_idle(error)
             self.fail(error)
+
+    def at(self, key: str, *command: str | bytes | int | float, writes: bool) -> Any:
+        """Run one ``command``, whose keys all have the hash tag of ``key``.
+
+        A reader would rather have nothing than wait twice; a writer must know what happened. On a
+        cluster a write is done when a replica has it, too (``perslm._cluster``).
+        """
+
+        def operation(client: Any) -> Any:
+            if isinstance(client, Cluster):
+                return client.at(key, *command, writes=writes)
+            return client.execute_command(*command)
+
+        return self.run(operation, repeat_timeouts=writes)
 
     def fail(self, error: Exception) -> NoReturn:
         """Raise what ``error``, one of ``FAILURES``, means to a caller of the store."""
@@ -117,8 +134,11 @@ class Connection:
             self._server.ensure()
         options: dict[str, Any] = {"socket_timeout": timeout, "socket_connect_timeout": timeout}
         if "+cluster://" in self._url:
-            # A cluster client repeats by itself while slots move; every operation allows that.
-            return redis.RedisCluster.from_url(self._url.replace("+cluster", "", 1), **options)
+            url, others = _hosts(self._url)
+            if self._client is not None:  # the nodes of the URL may be gone by now
+                others += [(node.host, node.port) for node in self._client.get_nodes()]
+            nodes = [ClusterNode(*other) for other in others]  # type: ignore[no-untyped-call]
+            return Cluster.from_url(url, startup_nodes=nodes, **options)
         options["retry"] = Retry(NoBackoff(), 0)
         if self._server is not None:
             return redis.Redis(unix_socket_path=str(self._server.socket), **options)
@@ -140,13 +160,29 @@ class Connection:
                 f"a store's URL is embedded:, embedded:/some/dir, or one of {schemes}"
             )
         try:
-            parts = urlsplit(url)
-            redis.ConnectionPool.from_url(url.replace("+cluster", "", 1))  # parses, no more
-            port = parts.port
+            first, others = _hosts(url) if "+cluster" in scheme else (url, [])
+            parts = urlsplit(first)
+            redis.ConnectionPool.from_url(first)  # parses, no more
+            hosts = [(parts.hostname or "", parts.port), *others]
         except ValueError:
             raise ArgumentError(
                 f"this {scheme}:// URL cannot be read: check host and port"
             ) from None
-        host = parts.hostname or ""
         masked = "***@" if "@" in parts.netloc else ""
-        return f"{scheme}://{masked}{host}{f':{port}' if port else ''}{parts.path}"
+        named = ",".join(f"{host}{f':{port}' if port else ''}" for host, port in hosts)
+        return f"{scheme}://{masked}{named}{parts.path}"
+
+
+def _hosts(url: str) -> tuple[str, list[tuple[str, int]]]:
+    """Return a cluster's URL as redis-py reads it, with the first host, and the other hosts.
+
+    ``redis+cluster://user:password@a:7000,b:7001`` names two nodes; one that answers is enough.
+    """
+    parts = urlsplit(url.replace("+cluster", "", 1))
+    user, at, places = parts.netloc.rpartition("@")
+    first, *others = places.split(",")
+    found = [urlsplit(f"//{other}") for other in others]
+    return (
+        parts._replace(netloc=f"{user}{at}{first}").geturl(),
+        [(other.hostname or "", other.port or 6379) for other in found],
+    )
