@@ -30,7 +30,7 @@ from builders.routing import Router
 from perslm.backoff import FEATURES, FURTHEST, Gates, features, positions_of, seen
 from perslm.counts import MAX_ORDER, AnyIntegers, Counts, Int64Array, count, pair_keys
 from perslm.global_lm import open_global_lm
-from perslm.katz import Float64Array
+from perslm.smoothing import Float64Array
 from perslm.vocabulary import Vocabulary
 
 AMOUNTS = (10, 30, 100, 300)

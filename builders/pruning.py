@@ -23,7 +23,7 @@ import numpy.typing as npt
 from perslm import blob
 from perslm.counts import Counts
 from perslm.errors import ArgumentError
-from perslm.katz import Float64Array
+from perslm.smoothing import Float64Array
 
 WORTH = (
     (6.85, 0.58, 0.0, -0.95, -1.05),

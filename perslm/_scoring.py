@@ -4,7 +4,10 @@ An :class:`Engine` is a user's counts compiled for scoring. It knows no weight �
 makes no array: it takes numpy arrays of exactly the dtypes that it names, C-contiguous, and fills
 those that it is given. :func:`compile_counts` makes one. Native engines are ``_native.Model`` of
 ``perslm._kernel``; here is their contract, and the twin that keeps it with nothing but numpy, on
-the readable ``perslm.katz``, ``perslm.backoff`` and ``perslm.automaton``.
+the readable ``perslm.backoff``, ``perslm.katz`` and ``perslm.automaton``.
+
+The kernel computes these two estimators itself. The others of :data:`SMOOTHINGS` are numpy always:
+a native engine takes their finished arrays, and loads at numpy's pace.
 
 States are numbers that mean something to the engine which gave them, and to no other: the two
 implementations number them differently.
@@ -12,19 +15,22 @@ implementations number them differently.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from operator import index
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from perslm import _backend, automaton, backoff, katz
+from perslm import _backend, absolute, automaton, backoff, katz, kneser_ney, weights, witten_bell
 from perslm.automaton import ROOT, Automaton
-from perslm.backoff import FEATURES, Gates
-from perslm.counts import Counts, Int64Array, UInt32Array
+from perslm.backoff import FEATURES, Backoff, Gates
+from perslm.counts import Counts, Int64Array, Specials, UInt32Array
 from perslm.errors import ArgumentError
 from perslm.interpolate import Float32Array, mix_with_numpy
-from perslm.katz import Float64Array
+from perslm.smoothing import Smoothed
+from perslm.weights import COUNTS, MASSES, UNIT, UInt8Array
 
 if TYPE_CHECKING:
     from perslm._kernel import _native
@@ -34,8 +40,30 @@ TokenIds: TypeAlias = npt.NDArray[np.integer[Any]]
 
 TOKEN_DTYPES: Final = tuple(map(np.dtype, (np.int64, np.int32, np.uint32)))
 
+_Number = TypeVar("_Number", bound=np.generic)
+
 OUTSIDE: Final = (1 << 32) - 1
 """Stands for every id that no model knows."""
+
+SMOOTHINGS: Final[Mapping[str, Callable[[Counts], Smoothed]]] = {
+    "katz": katz.estimate,
+    "witten_bell": witten_bell.estimate,
+    "absolute": absolute.estimate,
+    "kneser_ney": kneser_ney.estimate,
+}
+"""Estimators of a user's words as if there was nobody else, by name."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Smoothing:
+    """One of :data:`SMOOTHINGS`, and the table of λ (``perslm.weights``); without one λ is 1."""
+
+    name: str
+    weights: UInt8Array | None = None
+
+
+Recipe: TypeAlias = Gates | Smoothing
+"""How counts become a model: with gates, it backs off into a global LM."""
 
 
 class Engine(Protocol):
@@ -68,7 +96,7 @@ class Engine(Protocol):
 
     @property
     def fell_back(self) -> tuple[int, ...]:
-        """Return the orders whose Good-Turing discounts were unusable (``perslm.katz``)."""
+        """Return the orders with too few counts for the discounts of ``perslm.smoothing``."""
 
     @property
     def nbytes(self) -> int:
@@ -91,7 +119,7 @@ class Engine(Protocol):
         """Fill uint32[n] with the states after the histories ``ids[begins[i] : begins[i + 1]]``."""
 
     def weights(self, states: UInt32Array, out: Float32Array) -> None:
-        """Fill float32[n] with λ as the estimator has it; 1 for Katz, which knows no global LM."""
+        """Fill float32[n] with λ as the recipe has it; 1 for a smoothing without a table."""
 
     def step(self, state: int, token: int) -> tuple[float, int]:
         """Return ln p(token | state) and the state behind it; TypeError if one is no integer."""
@@ -130,35 +158,80 @@ class Engine(Protocol):
         """
 
 
-def compile_counts(counts: Counts | _native.Counts, gates: Gates | None = None) -> Engine:
-    """Return an engine for ``counts``: Katz, or with ``gates`` one that backs off into a global LM.
+def estimate(counts: Counts, recipe: Recipe) -> Smoothed | Backoff:
+    """Return what ``recipe`` makes of ``counts``, in numpy."""
+    if isinstance(recipe, Smoothing):
+        return SMOOTHINGS[recipe.name](counts)
+    return backoff.estimate(counts, recipe)
 
-    Raises ArgumentError if the counts break a rule of counts, or the gates are for another order.
+
+def compile_counts(counts: Counts | _native.Counts, recipe: Recipe) -> Engine:
+    """Return an engine for ``counts``.
+
+    Raises ArgumentError if the counts break a rule of counts, or the recipe is for another order.
     """
-    if gates is not None and gates.table.shape != (counts.order, FEATURES + 1):
-        raise ArgumentError("gates need a row for each order: these are of another model")
-    if _backend.native is None:
+    _check(recipe, counts.order)
+    native = _backend.native
+    if native is None:
         assert isinstance(counts, Counts)
-        return NumpyEngine(counts, gates)
-    native = counts.to_native() if isinstance(counts, Counts) else counts
-    make = _backend.native.Model
-    engine: Engine = make(native) if gates is None else make(native, gates.table)
+        return NumpyEngine(counts, recipe)
+    engine: Engine
+    if isinstance(recipe, Smoothing) and recipe.name != "katz":
+        if not isinstance(counts, Counts):
+            counts = Counts.from_native(counts, Specials(*counts.specials))
+        engine = _from_arrays(counts, SMOOTHINGS[recipe.name](counts), recipe.weights)
+        return engine
+    own = counts.to_native() if isinstance(counts, Counts) else counts
+    if not isinstance(recipe, Smoothing):
+        engine = native.Model(own, recipe.table)
+    elif recipe.weights is None:
+        engine = native.Model(own)
+    else:
+        engine = native.Model.weighted(own, recipe.weights)
     return engine
+
+
+def _check(recipe: Recipe, order: int) -> None:
+    if isinstance(recipe, Gates):
+        if recipe.table.shape != (order, FEATURES + 1):
+            raise ArgumentError("gates need a row for each order: these are of another model")
+    elif recipe.weights is not None and recipe.weights.shape != (order, COUNTS, MASSES):
+        raise ArgumentError("a table of weights needs a page for each order")
+
+
+def _from_arrays(counts: Counts, model: Smoothed, table: UInt8Array | None) -> _native.Model:
+    """Return a native engine for a model that numpy estimated."""
+    assert _backend.native is not None
+    logprob = np.concatenate(model.logprob).astype(np.float32)
+    values, value = np.unique(logprob, return_inverse=True)
+    log_backoff = np.concatenate([np.zeros(0), *model.log_backoff[1:]]).astype(np.float32)
+    by_state = () if table is None else weights.by_context(counts, model, table)
+    made: _native.Model = _backend.native.Model.smoothed(
+        counts.to_native(),
+        values,
+        value.astype(np.uint32),
+        log_backoff,
+        np.concatenate([np.zeros(0, np.uint8), *by_state]),
+        model.fell_back,
+    )
+    return made
 
 
 class NumpyEngine:
     """The twin of the native engine: the automaton, walked by numpy."""
 
-    def __init__(self, counts: Counts, gates: Gates | None = None) -> None:
+    def __init__(self, counts: Counts, recipe: Recipe) -> None:
+        estimated = estimate(counts, recipe)
         self.fell_back: tuple[int, ...] = ()
-        estimated: katz.Katz | backoff.Backoff
-        if gates is None:
-            estimated = katz.estimate(counts)
-            self.fell_back = estimated.fell_back
-            self._weight = None
-        else:
-            estimated = backoff.estimate(counts, gates)
+        self._weight: npt.NDArray[np.floating] | None = None
+        if isinstance(estimated, Backoff):
             self._weight = _by_state(counts, estimated.weight)
+        else:
+            assert isinstance(recipe, Smoothing)
+            self.fell_back = estimated.fell_back
+            if recipe.weights is not None:
+                table = weights.by_context(counts, estimated, recipe.weights)
+                self._weight = _by_state(counts, table) / np.float32(UNIT)
         self._model = automaton.build(counts, estimated)
         self._events, self._event_of_arc, self._eos_event = _events(self._model)
         self.order = counts.order
@@ -299,7 +372,7 @@ def _known(ids: TokenIds) -> Int64Array:
     return np.minimum(wide, OUTSIDE)
 
 
-def _by_state(counts: Counts, values: tuple[Float64Array, ...]) -> Float64Array:
+def _by_state(counts: Counts, values: tuple[npt.NDArray[_Number], ...]) -> npt.NDArray[_Number]:
     """Return the values of contexts, given by level, in the order of the automaton's states."""
     return np.concatenate(
         [value[ids >= 0] for value, ids in zip(values, automaton.state_ids(counts), strict=True)]

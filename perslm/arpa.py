@@ -51,10 +51,10 @@ import numpy as np
 
 from perslm import automaton as automata
 from perslm.automaton import ROOT, Automaton
-from perslm.counts import BINS, MAX_ORDER, Counts, Level, Specials
+from perslm.counts import MAX_ORDER, Counts, Level, Specials
 from perslm.errors import AutomatonError, InteropError
-from perslm.katz import Float64Array, Katz
 from perslm.model import PersonalModel
+from perslm.smoothing import Float64Array, Smoothed
 
 LOG10_ZERO = -99.0
 """What ARPA files write for the logarithm of zero."""
@@ -395,7 +395,5 @@ def _assemble(sections: list[Section], specials: Specials) -> Automaton:
             _LN10 * np.array([section[n].backoff or 0.0 for n in ngrams], np.float64)
         )
         index = {ngram: i for i, ngram in enumerate(ngrams)}
-    weights = Katz(
-        tuple(logprob), tuple(log_backoff[:-1]), np.ones((len(sections), BINS + 1)), fell_back=()
-    )
-    return automata.build(Counts(specials, tuple(levels)), weights)
+    model = Smoothed(tuple(logprob), tuple(log_backoff[:-1]), ())
+    return automata.build(Counts(specials, tuple(levels)), model)

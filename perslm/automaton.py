@@ -20,8 +20,8 @@ you" make this automaton of order 2 (weights left out)::
          final                     [for], [you]: final
 
 :meth:`Automaton.validate` holds any automaton, built or imported, against the invariants.
-Counts live in ``perslm.counts``, the weights' formulas in ``perslm.katz``, and what a beam search
-calls in ``perslm.model``.
+Counts live in ``perslm.counts``, the weights' formulas in ``perslm.smoothing`` and what it names,
+and what a beam search calls in ``perslm.model``.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ import numpy.typing as npt
 from perslm.backoff import Backoff
 from perslm.counts import AnyIntegers, Counts, Int64Array, Specials, UInt32Array, pair_keys
 from perslm.errors import AutomatonError
-from perslm.katz import Float64Array, Katz
+from perslm.smoothing import Float64Array, Smoothed
 
 ROOT = 0
 """The state of the empty context."""
@@ -253,7 +253,7 @@ def state_ids(counts: Counts) -> list[Int64Array]:
     return ids
 
 
-def build(counts: Counts, katz: Katz | Backoff) -> Automaton:
+def build(counts: Counts, model: Smoothed | Backoff) -> Automaton:
     """Return the automaton of a model, whatever estimated it; linear in the number of n-grams."""
     eos, bos = counts.specials.eos, counts.specials.bos
     ids = state_ids(counts)
@@ -270,17 +270,17 @@ def build(counts: Counts, katz: Katz | Backoff) -> Automaton:
             own = ids[k] >= 0
             at = ids[k][own]
             backoff_state[at] = ids[k - 1][counts.levels[k - 1].suffix[own]]
-            backoff_weight[at] = -katz.log_backoff[k][own]
+            backoff_weight[at] = -model.log_backoff[k][own]
             state_order[at] = k
             total[at] = counts.totals(k)[own]
         else:
             total[ROOT] = counts.totals(0)[0]
         leaves = ids[k][level.context]
         closes = level.word == eos
-        final_weight[leaves[closes]] = -katz.logprob[k][closes]
+        final_weight[leaves[closes]] = -model.logprob[k][closes]
         arcs = ~closes & ~((level.word == bos) & (k == 0))
         label.append(level.word[arcs])
-        weight.append(-katz.logprob[k][arcs])
+        weight.append(-model.logprob[k][arcs])
         is_context = k + 1 < counts.order
         target = ids[k + 1] if is_context else ids[k][level.suffix] if k else ids[0][level.context]
         next_state.append(target[arcs])

@@ -42,7 +42,7 @@ import numpy.typing as npt
 
 from perslm.counts import Counts, Int64Array
 from perslm.errors import ArgumentError
-from perslm.katz import Float64Array
+from perslm.smoothing import Float64Array
 
 FEATURES = 8
 """Numbers that a gate has a coefficient for."""

@@ -15,7 +15,7 @@ the mixture leaves them to the global LM. The discounts d_1 … d_K of each orde
 (:func:`discounts`); counts above K keep 0.999 of their mass.
 
 A small mailbox has degenerate counts-of-counts as a rule. Then the formula gives discounts outside
-(0, 1), and 0.999 takes their place; ``Katz.fell_back`` names the orders where that happened.
+(0, 1), and 0.999 takes their place; ``fell_back`` names the orders where that happened.
 
 Where every event of the model was seen after h, nothing can be backed off to: the mass that the
 discounts freed goes to ``</s>`` (scaled back over all events if the model has no ``</s>``), and
@@ -24,14 +24,11 @@ ln α(h) is −99, the value that ARPA files use for zero.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
 from perslm.counts import BINS, Counts, Int64Array
-
-Float64Array = npt.NDArray[np.float64]
+from perslm.smoothing import Float64Array, Smoothed
 
 TRUSTED = 0.999
 """Discount of counts above K, and of every count whose own discount is unusable."""
@@ -44,25 +41,6 @@ Sums stay exact unless all that is left are words rarer than this: one in 10⁹ 
 
 LOG_ZERO = -99.0
 """ln α of a context after which every event was seen."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Katz:
-    """The parameters of a Katz model, aligned with the levels of the counts it came from.
-
-    ``logprob[k-1]`` is ln p(last word | the words before) of each k-gram, float64; the
-    context-only ``<s>`` has −inf. ``log_backoff[k]`` is ln α of each k-gram as a context,
-    k = 0 … order−1, float64; entries of n-grams that end in ``</s>`` are 0 and mean nothing, as
-    is that of the empty context. ``discount`` is float64[order, BINS + 1]: entry [o-1, r-1] is d_r
-    of order o, the last for all counts above BINS (order 1 is undiscounted: ones). ``fell_back``
-    lists the orders at which the discount of a count that occurs was unusable and TRUSTED took its
-    place.
-    """
-
-    logprob: tuple[Float64Array, ...]
-    log_backoff: tuple[Float64Array, ...]
-    discount: Float64Array
-    fell_back: tuple[int, ...]
 
 
 def discounts(count_of_counts: Int64Array) -> tuple[Float64Array, bool]:
@@ -97,20 +75,20 @@ def discounts(count_of_counts: Int64Array) -> tuple[Float64Array, bool]:
     return result, fell_back
 
 
-def estimate(counts: Counts) -> Katz:
+def estimate(counts: Counts) -> Smoothed:
     """Return the Katz model of ``counts``; one linear pass over the n-grams of each order."""
     n_r = counts.count_of_counts()
     eos = counts.specials.eos
-    discount = np.ones((counts.order, BINS + 1))
     fell_back: list[int] = []
     probability: list[Float64Array] = []
     log_backoff: list[Float64Array] = [np.zeros(1)]
     for order, level in enumerate(counts.levels, start=1):
+        discount = np.ones(BINS + 1)
         if order > 1:
-            discount[order - 1], unusable = discounts(n_r[order - 1])
+            discount, unusable = discounts(n_r[order - 1])
             if unusable:
                 fell_back.append(order)
-        d = discount[order - 1][np.clip(level.count, 1, BINS + 1) - 1]
+        d = discount[np.clip(level.count, 1, BINS + 1) - 1]
         totals = counts.totals(order - 1)
         p = d * level.count / np.maximum(totals[level.context], 1)
         if order > 1:
@@ -126,7 +104,7 @@ def estimate(counts: Counts) -> Katz:
         probability.append(p)
     with np.errstate(divide="ignore"):
         logprob = tuple(np.log(p) for p in probability)
-    return Katz(logprob, tuple(log_backoff), discount, tuple(fell_back))
+    return Smoothed(logprob, tuple(log_backoff), tuple(fell_back))
 
 
 def _give_freed_mass(

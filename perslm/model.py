@@ -14,9 +14,10 @@ scored like a word, and leads to the start state; ``<s>`` is never predicted (鈭
 never wrote, and ids beyond the vocabulary, have personal log-probability 鈭抜nf and lead to the root.
 
 The weights and the personal probabilities come from an *estimator*, chosen when a model is loaded:
-``"backoff"`` (``perslm.backoff``, which says more where it has seen more) or ``"katz"``
-(``perslm.katz``, with one 位 for every state). ``perslm.interpolate`` has the mixture; models come
-from bytes by ``perslm.blob``, and bytes from users by ``perslm.store``.
+``"backoff"`` (``perslm.backoff``, which ends in the global LM), or one that smooths the user's own
+words alone, with 位 by state from a table (``perslm.weights``): ``"katz"``, ``"witten_bell"``,
+``"absolute"`` or ``"kneser_ney"`` (``perslm.katz`` and so on). ``perslm.interpolate`` has the
+mixture; models come from bytes by ``perslm.blob``, and bytes from users by ``perslm.store``.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate, chain
 from operator import index
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from perslm import automaton, backoff, blob, katz
-from perslm._scoring import OUTSIDE, TOKEN_DTYPES, Engine, compile_counts
+from perslm import _scoring, automaton, backoff, blob, weights
+from perslm._scoring import OUTSIDE, TOKEN_DTYPES, Engine, Recipe, Smoothing, compile_counts
 from perslm.automaton import Automaton
 from perslm.counts import AnyIntegers, Counts, UInt32Array
 from perslm.errors import ArgumentError, BlobError, VocabularyMismatchError
-from perslm.interpolate import DEFAULT_WEIGHT, Float32Array, check_out, check_weight
+from perslm.interpolate import Float32Array, check_out, check_weight
 
 if TYPE_CHECKING:
     from perslm.vocabulary import Vocabulary
@@ -75,7 +76,7 @@ class Scorer(Protocol):
         """Return the global LM's log-probabilities with the personal ones mixed in."""
 
 
-Estimator: TypeAlias = Literal["backoff", "katz"]
+Estimator: TypeAlias = Literal["backoff", "katz", "witten_bell", "absolute", "kneser_ney"]
 
 DEFAULT_ESTIMATOR: Estimator = "backoff"
 """It cuts a neural LM's perplexity by far more than Katz (docs/results), in the same memory."""
@@ -108,8 +109,6 @@ class PersonalModel:
         self.generation = generation
         self.estimator = estimator
         self._given_weight = weight
-        if weight is None and estimator == "katz":
-            weight = DEFAULT_WEIGHT
         # a model of nothing has no distribution to mix in
         self.weight = (None if weight is None else check_weight(weight)) if engine.tokens else 0.0
         """位 of every state; None if it is the estimator's, which depends on the state."""
@@ -129,9 +128,9 @@ class PersonalModel:
         """
         data = bytes(data)  # no copy of what is bytes already
         loaded = blob.load(data)
-        gates = _gates(estimator, loaded.order)
+        recipe = _recipe(estimator, loaded.order, weight)
         try:
-            engine = compile_counts(loaded.counts, gates)
+            engine = compile_counts(loaded.counts, recipe)
         except (ValueError, MemoryError) as error:  # larger than an automaton, or than memory
             raise BlobError("the model cannot be compiled: it is too large") from error
         return cls(
@@ -157,7 +156,7 @@ class PersonalModel:
 
         Raises ArgumentError if they cannot be, a bad ``weight`` or an unknown ``estimator``.
         """
-        engine = compile_counts(counts, _gates(estimator, counts.order))
+        engine = compile_counts(counts, _recipe(estimator, counts.order, weight))
         return cls(
             engine, metadata, counts, generation=generation, weight=weight, estimator=estimator
         )
@@ -179,7 +178,7 @@ class PersonalModel:
 
     @property
     def fell_back(self) -> tuple[int, ...]:
-        """Return the orders with too few counts for Katz' discounts; none of another estimator."""
+        """Return the orders with too few counts for the estimator's discounts."""
         return self._engine.fell_back
 
     @property
@@ -214,10 +213,8 @@ class PersonalModel:
         """
         source = self._source
         counts = blob.decode(source).counts if isinstance(source, bytes) else source
-        gates = _gates(self.estimator, counts.order)
-        return automaton.build(
-            counts, katz.estimate(counts) if gates is None else backoff.estimate(counts, gates)
-        )
+        recipe = _recipe(self.estimator, counts.order, None)
+        return automaton.build(counts, _scoring.estimate(counts, recipe))
 
     def states(self, histories: Histories) -> UInt32Array:
         """Return the state of each history, uint32[n].
@@ -406,10 +403,20 @@ def _made_again(
     )
 
 
-def _gates(estimator: str, order: int) -> backoff.Gates | None:
-    if estimator not in get_args(Estimator):
-        raise ArgumentError("an estimator is 'backoff' or 'katz'")
-    return None if estimator == "katz" else backoff.population(order)
+def check_estimator(name: str) -> Estimator:
+    """Return ``name`` if an estimator is called that; raises ArgumentError if none is."""
+    for known in get_args(Estimator):
+        if name == known:
+            return cast(Estimator, known)
+    raise ArgumentError(f"an estimator is one of {', '.join(get_args(Estimator))}")
+
+
+def _recipe(estimator: str, order: int, weight: float | None) -> Recipe:
+    """Return how ``estimator`` makes a model; the table of 位 is left out where one is given."""
+    name = check_estimator(estimator)
+    if name == "backoff":
+        return backoff.population(order)
+    return Smoothing(name, weights.population(name, order) if weight is None else None)
 
 
 class NullModel:

@@ -100,7 +100,7 @@ from perslm.errors import (
 )
 
 if TYPE_CHECKING:
-    from perslm.model import NullModel, PersonalModel
+    from perslm.model import Estimator, NullModel, PersonalModel
     from perslm.vocabulary import Vocabulary
 
 __all__ = [
@@ -251,17 +251,18 @@ class Store(Learning):
         *,
         vocabulary: str | Vocabulary | None = None,
         weight: float | None = None,
+        estimator: Estimator = "backoff",
         strict: bool = False,
     ) -> PersonalModel | NullModel:
         """Return the user's model, ready to score, or the null model that says why there is none.
 
         With ``vocabulary`` (or its fingerprint) the model must have been built with that one.
-        ``weight`` is λ of every state, by default what the model's estimator says. The null model's
-        ``reason`` is ``unknown_user``, ``store_unavailable``, ``bad_blob`` or
-        ``vocabulary_mismatch``.
+        ``estimator`` is how counts become probabilities (``perslm.model``), and says λ unless
+        ``weight`` gives one of every state. The null model's ``reason`` is ``unknown_user``,
+        ``store_unavailable``, ``bad_blob`` or ``vocabulary_mismatch``.
 
         Raises:
-            ArgumentError: ``weight`` is not within 0 and 1, or the user id cannot be one.
+            ArgumentError: there is no such weight, estimator or user id.
             NoModelError, StoreError, BlobError or RulesError, VocabularyMismatchError: those four
                 reasons, only if ``strict``.
         """
@@ -281,6 +282,7 @@ class Store(Learning):
                 current(stored, self.rules(None)),
                 generation=stored.generation,
                 weight=weight,
+                estimator=estimator,
             )
             check_vocabulary(vocabulary, model.vocabulary_fingerprint, model.vocabulary_size)
         except (StoreError, BlobError, RulesError, VocabularyMismatchError) as error:

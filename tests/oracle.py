@@ -158,3 +158,69 @@ class OracleBackoff:
         weight = 1 - self.mixed(h, None, 1.0)  # nobody writes None
         share = self.mixed(h, word, 0.0) / weight
         return math.log(share) if share else -math.inf
+
+
+class OracleInterpolated:
+    """Witten-Bell, absolute discounting and modified Kneser-Ney, as their papers define them.
+
+    ``kept`` are the n-grams that pruning left, by default all.
+    """
+
+    def __init__(
+        self, name: str, counts: Counter[NGram], order: int, kept: set[NGram] | None = None
+    ) -> None:
+        self.name, self.counts, self.order = name, counts, order
+        self.pruned, self.kept = kept is not None, set(counts) if kept is None else kept
+        self.successors: dict[NGram, list[Word]] = {}
+        for gram in self.kept:
+            self.successors.setdefault(gram[:-1], []).append(gram[-1])
+        self.own = cache(self._own)
+        self.p = cache(self._p)
+
+    def raw(self, gram: NGram) -> bool:
+        """Whether the n-gram counts as often as it was seen."""
+        return self.name != "kneser_ney" or len(gram) == self.order or gram[0] == OPEN
+
+    def used(self, gram: NGram) -> int:
+        """How often the n-gram counts: by what was seen before it, if it is not counted raw."""
+        if self.raw(gram):
+            return self.counts[gram]
+        longer = [g for g in self.kept if g[1:] == gram]
+        cut = self.counts[gram] - sum(self.counts[g] for g in longer)  # of as many words
+        return max(1, len(longer) + (cut if self.pruned else 0))
+
+    def number(self, r: int, length: int) -> int:
+        """How many n-grams of this length have the count r."""
+        if self.name != "kneser_ney" or length == self.order:
+            return sum(len(g) == length and c == r for g, c in self.counts.items())
+        return sum(len(g) == length and self.used(g) == r for g in self.kept)
+
+    def discount(self, count: int, length: int) -> float:
+        n1, n2, n3, n4 = (self.number(r, length) for r in (1, 2, 3, 4))
+        if self.name == "absolute":
+            return n1 / (n1 + 2 * n2) if n1 and n2 else 0.75
+        found = {1: 0.5, 2: 1.0, 3: 1.5}
+        if n1 and n2 and n3 and n4:
+            y = n1 / (n1 + 2 * n2)
+            fitted = {1: 1 - 2 * y * n2 / n1, 2: 2 - 3 * y * n3 / n2, 3: 3 - 4 * y * n4 / n3}
+            if all(0 < d < r for r, d in fitted.items()):
+                found = fitted
+        return found[min(count, 3)]
+
+    def _own(self, h: NGram) -> dict[Word, float]:
+        """What h itself gives to the words seen after it."""
+        seen = {w: self.used((*h, w)) for w in self.successors.get(h, ())}
+        gone = sum(c for g, c in self.counts.items() if g[:-1] == h and g not in self.kept)
+        total = sum(seen.values()) + gone
+        if not h:
+            return {w: c / total for w, c in seen.items()}
+        if self.name == "witten_bell":
+            return {w: c / (total + len(seen)) for w, c in seen.items()}
+        return {w: (c - self.discount(c, len(h) + 1)) / total for w, c in seen.items()}
+
+    def _p(self, h: NGram, word: Word) -> float:
+        """p(word | h), h being known and shorter than the order."""
+        own = self.own(h)
+        if not h:
+            return own.get(word, 0.0)
+        return own.get(word, 0.0) + (1 - math.fsum(own.values())) * self.p(h[1:], word)

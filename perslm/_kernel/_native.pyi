@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 _UInt32: TypeAlias = npt.NDArray[np.uint32]
+_UInt8: TypeAlias = npt.NDArray[np.uint8]
 _Int64: TypeAlias = npt.NDArray[np.int64]
 _Float32: TypeAlias = npt.NDArray[np.float32]
 _Float64: TypeAlias = npt.NDArray[np.float64]
@@ -40,6 +41,9 @@ class Counts:
     def ngrams(self) -> tuple[int, ...]: ...
     @property
     def tokens(self) -> int: ...
+    @property
+    def specials(self) -> tuple[int, int, int]:
+        """The vocabulary's size, ``<s>`` and ``</s>``."""
 
 def count(tokens: _UInt32, begins: _Int64, order: int, size: int, bos: int, eos: int) -> Counts:
     """Count every n-gram of the sequences that begin at ``begins`` in ``tokens``.
@@ -64,6 +68,25 @@ class Model:
     """
 
     def __init__(self, counts: Counts, gates: _Float64 = ...) -> None: ...
+    @staticmethod
+    def weighted(counts: Counts, weights: _UInt8) -> Model:
+        """Katz with λ from a table, ``perslm.weights``."""
+
+    @staticmethod
+    def smoothed(
+        counts: Counts,
+        logprobs: _Float32,
+        values: _UInt32,
+        log_backoffs: _Float32,
+        weights: _UInt8,
+        fell_back: Sequence[int],
+    ) -> Model:
+        """A model that was estimated elsewhere: arrays by n-gram, context, state, level by level.
+
+        ``logprobs`` are the distinct ones, ascending, and ``values`` says of each n-gram which;
+        ``weights`` are λ in 255ths, of no state or of all, first of the empty context.
+        """
+
     @property
     def order(self) -> int: ...
     @property

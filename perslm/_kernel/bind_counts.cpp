@@ -179,7 +179,11 @@ void bind_counts(nb::module_& module) {
       .def("arrays", &arrays)
       .def_prop_ro("order", &Counts::order)
       .def_prop_ro("ngrams", &ngrams)
-      .def_prop_ro("tokens", &tokens);
+      .def_prop_ro("tokens", &tokens)
+      .def_prop_ro("specials", [](const Counts& counts) {
+        const Specials& specials = counts.specials;
+        return nb::make_tuple(specials.size, specials.bos, specials.eos);
+      });
   module.def("count", &count_text, nb::arg("tokens").noconvert(), nb::arg("begins").noconvert(),
              nb::arg("order"), nb::arg("size"), nb::arg("bos"), nb::arg("eos"));
 }

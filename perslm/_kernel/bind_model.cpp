@@ -1,6 +1,7 @@
 // The model as a Python object. It takes arrays as they are, of exactly the right dtype and shape,
 // and fills those that it is given: perslm/model.py makes them.
 #include <nanobind/stl/unique_ptr.h>
+#include <nanobind/stl/vector.h>
 
 #include <algorithm>
 
@@ -57,6 +58,43 @@ std::vector<Gate> gates(nb::handle rows) {
     std::copy_n(row, gate_features, result[k].coefficient.begin());
     result[k].discount = row[gate_features];
   }
+  return result;
+}
+
+// A page for each order, of buckets of counts by buckets of masses.
+WeightTable weight_table(const Counts& counts, nb::handle pages) {
+  const Array<const std::uint8_t> array(pages, "weights", 3);
+  require(array.shape(0) == counts.levels.size() && array.shape(1) > 0 && array.shape(2) > 0,
+          "weights needs a page for each order");
+  return {{array.data(), array.data() + array.size()}, array.shape(1), array.shape(2)};
+}
+
+// Flat arrays of all levels, cut up by their sizes.
+Smoothed smoothed(const Counts& counts, nb::handle logprobs, nb::handle values,
+                  nb::handle log_backoffs, nb::handle weights, std::vector<int> fell_back) {
+  const Floats logprob(logprobs, "logprobs"), log_backoff(log_backoffs, "log_backoffs");
+  const Array<const uint32_t> value(values, "values");
+  const Array<const std::uint8_t> weight(weights, "weights");
+  size_t entries = 0;
+  for (const Level& level : counts.levels) entries += level.size();
+  const size_t contexts = entries - counts.levels.back().size();
+  require(value.size() == entries, "values needs one for each n-gram");
+  require(log_backoff.size() == contexts, "log_backoffs needs one for each context");
+  require(weight.size() == 0 || weight.size() == contexts + 1, "weights needs one for each state");
+  Smoothed result{{logprob.data(), logprob.data() + logprob.size()},
+                  {},
+                  {log_backoff.data(), log_backoff.data() + contexts},
+                  {weight.data(), weight.data() + weight.size()},
+                  std::move(fell_back)};
+  const uint32_t* begin = value.data();
+  for (const Level& level : counts.levels) {
+    result.value.emplace_back(begin, begin + level.size());
+    begin += level.size();
+    for (const uint32_t at : result.value.back()) {
+      require(at < logprob.size(), "a value is none of logprobs");
+    }
+  }
+  require(std::is_sorted(result.logprob.begin(), result.logprob.end()), "logprobs must ascend");
   return result;
 }
 
@@ -195,6 +233,25 @@ void bind_model(nb::module_& module) {
              return Model::compile(counts, by_order);
            }),
            nb::arg("counts"), nb::arg("gates"))
+      .def_static(
+          "weighted",
+          [](const Counts& counts, nb::handle weights) {
+            const WeightTable table = weight_table(counts, weights);
+            const nb::gil_scoped_release released;
+            return Model::compile(counts, &table);
+          },
+          nb::arg("counts"), nb::arg("weights"))
+      .def_static(
+          "smoothed",
+          [](const Counts& counts, nb::handle logprobs, nb::handle values, nb::handle log_backoffs,
+             nb::handle weights, std::vector<int> fell_back) {
+            Smoothed model =
+                smoothed(counts, logprobs, values, log_backoffs, weights, std::move(fell_back));
+            const nb::gil_scoped_release released;
+            return Model::compile(counts, std::move(model));
+          },
+          nb::arg("counts"), nb::arg("logprobs"), nb::arg("values"), nb::arg("log_backoffs"),
+          nb::arg("weights"), nb::arg("fell_back"))
       .def_prop_ro("order", &Model::order)
       .def_prop_ro("start", &Model::start)
       .def_prop_ro("tokens", &Model::tokens)

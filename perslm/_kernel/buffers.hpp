@@ -41,10 +41,10 @@ class Buffer {
   std::size_t shape(int axis) const { return static_cast<std::size_t>(view_.shape[axis]); }
   std::size_t size() const { return bytes() / static_cast<std::size_t>(view_.itemsize); }
 
-  // Whether the elements are of type T: 32 or 64 bits, of either sign, or float.
+  // Whether the elements are of type T: 32 or 64 bits, of either sign, a byte, or float.
   template <class T>
   bool holds() const {
-    const char* letters = std::is_floating_point_v<T> ? "fd" : std::is_signed_v<T> ? "ilq" : "ILQ";
+    const char* letters = std::is_floating_point_v<T> ? "fd" : std::is_signed_v<T> ? "ilq" : "BILQ";
     return view_.itemsize == sizeof(T) && view_.format[0] != '\0' && view_.format[1] == '\0' &&
            std::strchr(letters, view_.format[0]) != nullptr;
   }

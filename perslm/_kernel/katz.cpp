@@ -139,7 +139,7 @@ CountOfCounts count_of_counts(const Counts& counts, size_t k) {
 
 class Estimator {
  public:
-  explicit Estimator(const Counts& counts) : counts_(counts) {
+  Estimator(const Counts& counts, const WeightTable* table) : counts_(counts), table_(table) {
     const std::vector<uint32_t>& words = counts.words;
     const Specials& specials = counts.specials;
     events_ = words.size() - std::binary_search(words.begin(), words.end(), specials.bos);
@@ -149,7 +149,7 @@ class Estimator {
     }
   }
 
-  Katz run() {
+  Smoothed run() {
     for (size_t k = 0; k < counts_.levels.size(); ++k) {
       Bins discount;
       discount.fill(1.0);  // unigrams are relative frequencies
@@ -167,52 +167,70 @@ class Estimator {
  private:
   void estimate_level(size_t k, const Bins& discount) {
     const Level& level = counts_.levels[k];
+    const size_t contexts = level.begin.size() - 1;
     result_.value.emplace_back(level.size());
-    if (k > 0) result_.log_backoff.emplace_back(level.begin.size() - 1);
+    const size_t before = result_.log_backoff.size();  // contexts that are shorter
+    if (k > 0) result_.log_backoff.resize(before + contexts);
+    float* const log_backoff = result_.log_backoff.data() + before;
     uint32_t* value = result_.value.back().data();
     const uint32_t* count = level.count.data();
     Discounted discounted(values_, discount);
     const bool plain = k > 0 && !counts_.pruned && events_ > 1;
-    for (size_t i = 0; i + 1 < level.begin.size(); ++i) {
+    if (table_ != nullptr) result_.weight.reserve(result_.weight.size() + contexts);
+    for (size_t i = 0; i < contexts; ++i) {
       const uint32_t begin = level.begin[i], end = level.begin[i + 1];
       if (plain && end - begin == 1) {  // as most contexts are: both logarithms are known
         value[begin] = discounted.only(count[begin]);
         const uint32_t lower = result_.value[k - 1][level.suffix[begin]];
-        result_.log_backoff[k - 1][i] =
+        log_backoff[i] =
             static_cast<float>(values_.log_left_by(value[begin]) - values_.log_left_by(lower));
+        if (table_ != nullptr) {
+          result_.weight.push_back(table_->of(k, count[begin], values_.p(value[begin])));
+        }
         continue;
       }
       uint64_t total = counts_.pruned ? counts_.cut[k][i] : 0;
       for (uint32_t e = begin; e < end; ++e) total += count[e];
       discounted.enter(total);
-      for (uint32_t e = begin; e < end; ++e) value[e] = discounted.value(count[e]);
-      if (k > 0) result_.log_backoff[k - 1][i] = log_backoff(k, begin, end);
+      double kept = 0;
+      for (uint32_t e = begin; e < end; ++e) {
+        value[e] = discounted.value(count[e]);
+        kept += values_.p(value[e]);
+      }
+      const bool complete = k > 0 && end - begin == events_;  // then it gives nothing away
+      if (table_ != nullptr) weigh(k, i, begin == end, total, complete ? 1 : kept);
+      if (k > 0) log_backoff[i] = log_alpha(k, begin, end, kept);
+    }
+    below_ = before;
+  }
+
+  // Enters lambda of context i of level k; that of one without successors is the shorter one's.
+  void weigh(size_t k, size_t i, bool empty, uint64_t total, double kept) {
+    if (empty && k > 0) {
+      const size_t shorter = k == 1 ? 0 : 1 + below_ + counts_.levels[k - 1].suffix[i];
+      result_.weight.push_back(result_.weight[shorter]);
+    } else {
+      result_.weight.push_back(table_->of(k, total, kept));
     }
   }
 
   // ln alpha of the context of level k whose successors are the entries begin .. end.
-  float log_backoff(size_t k, uint32_t begin, uint32_t end) {
+  float log_alpha(size_t k, uint32_t begin, uint32_t end, double kept) {
     if (end - begin == events_) {
-      give_freed_mass(k, begin, end);
+      give_freed_mass(k, begin, end, kept);
       return log_zero;
     }
-    const uint32_t* value = result_.value[k].data();
     const uint32_t* lower = result_.value[k - 1].data();
     const uint32_t* suffix = counts_.levels[k].suffix.data();
-    double kept = 0, below = 0;
-    for (uint32_t e = begin; e < end; ++e) {
-      kept += values_.p(value[e]);
-      below += values_.p(lower[suffix[e]]);
-    }
+    double below = 0;
+    for (uint32_t e = begin; e < end; ++e) below += values_.p(lower[suffix[e]]);
     const double left = std::max(1 - kept, left_over_floor);
     return static_cast<float>(std::log(left / std::max(1 - below, left_over_floor)));
   }
 
   // Let a context that has seen every event sum to 1 by itself.
-  void give_freed_mass(size_t k, uint32_t begin, uint32_t end) {
+  void give_freed_mass(size_t k, uint32_t begin, uint32_t end, double kept) {
     std::vector<uint32_t>& value = result_.value[k];
-    double kept = 0;
-    for (uint32_t e = begin; e < end; ++e) kept += values_.p(value[e]);
     for (uint32_t e = begin; e < end; ++e) {
       if (eos_ == none) {
         value[e] = values_.add(values_.p(value[e]) / kept);
@@ -223,14 +241,18 @@ class Estimator {
   }
 
   const Counts& counts_;
+  const WeightTable* table_;
+  size_t below_ = 0;  // the first of the contexts of the level below, among all but the empty one
   size_t events_ = 0;
   uint32_t eos_ = none;  // </s> as entry of level 1
   Values values_;
-  Katz result_;
+  Smoothed result_;
 };
 
 }  // namespace
 
-Katz estimate(const Counts& counts) { return Estimator(counts).run(); }
+Smoothed estimate(const Counts& counts, const WeightTable* table) {
+  return Estimator(counts, table).run();
+}
 
 }  // namespace perslm

@@ -3,22 +3,12 @@
 // keeps them as float.
 #pragma once
 
-#include <cstdint>
-#include <vector>
-
 #include "levels.hpp"
+#include "smoothed.hpp"
 
 namespace perslm {
 
-// A log-probability depends on the order, the count and the context's total alone, so there are
-// few: a user has some thousand. Each is held once.
-struct Katz {
-  std::vector<float> logprob;                     // the distinct ln p; -inf for <s>
-  std::vector<std::vector<std::uint32_t>> value;  // [order][entry]: which of them
-  std::vector<std::vector<float>> log_backoff;    // [order - 1][entry]: ln alpha as a context
-  std::vector<int> fell_back;                     // orders whose discounts were unusable
-};
-
-Katz estimate(const Counts& counts);
+// A table, if there is one, has a page for each order.
+Smoothed estimate(const Counts& counts, const WeightTable* table);
 
 }  // namespace perslm

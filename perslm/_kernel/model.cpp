@@ -15,6 +15,7 @@ namespace {
 using std::size_t;
 using std::uint32_t;
 using std::uint64_t;
+using std::uint8_t;
 
 constexpr float infinity = std::numeric_limits<float>::infinity();
 constexpr size_t chunk = WordIndex<uint32_t>::batch;  // candidates that are looked up together
@@ -34,26 +35,31 @@ struct Chain {
 // `first` and `next` collect an event's values from the root to the longest n-gram, and `last`
 // makes ln p of them. `row` does first and last for all events.
 
-// Katz, in logarithms: an n-gram takes the place of a shorter one.
-class KatzRule {
+// A user's own words, smoothed, in logarithms: an n-gram takes the place of a shorter one.
+class SmoothedRule {
  public:
   static constexpr double all = 0;
   static constexpr float none = -infinity;  // of no event
 
-  explicit KatzRule(Katz&& katz) : value_(std::move(katz.logprob)) {
-    for (const auto& level : katz.log_backoff) {
-      log_backoff_.insert(log_backoff_.end(), level.begin(), level.end());
-    }
+  explicit SmoothedRule(Smoothed&& smoothed)
+      : value_(std::move(smoothed.logprob)),
+        log_backoff_(std::move(smoothed.log_backoff)),
+        weight_(std::move(smoothed.weight)) {
+    log_backoff_.shrink_to_fit();
+    weight_.shrink_to_fit();
   }
 
-  size_t bytes() const { return size_of(value_) + size_of(log_backoff_); }
+  size_t bytes() const { return size_of(value_) + size_of(log_backoff_) + size_of(weight_); }
+  float weight(uint32_t state, const Chain&) const {
+    return weight_.empty() ? 1.0F : static_cast<float>(weight_[state]) / 255.0F;
+  }
   float value(uint32_t index) const { return value_[index]; }
   double fall(double factor, uint32_t entry) const {
     return factor + static_cast<double>(log_backoff_[entry]);
   }
   void scale(Chain& chain, double factor) const { chain.alone = static_cast<float>(factor); }
   void take_root(const std::vector<float>&) {}
-  static const float* log_root(const KatzRule&, const std::vector<float>& root) {
+  static const float* log_root(const SmoothedRule&, const std::vector<float>& root) {
     return root.data();
   }
 
@@ -64,6 +70,7 @@ class KatzRule {
  private:
   std::vector<float> value_;        // the distinct ln p
   std::vector<float> log_backoff_;  // [context]
+  std::vector<uint8_t> weight_;  // [state below the last level]: lambda in 255ths, if it is known
 };
 
 // Backing off into the global LM: the masses of an n-gram and of all shorter ones add up.
@@ -82,6 +89,7 @@ class BackoffRule {
   }
 
   size_t bytes() const { return size_of(value_) + size_of(spoken_) + size_of(log_root_); }
+  float weight(uint32_t, const Chain& chain) const { return chain.weight; }
   float value(uint32_t index) const { return value_[index]; }
   double fall(double factor, uint32_t entry) const {
     return factor * (1 - static_cast<double>(spoken_[entry]));
@@ -162,7 +170,7 @@ class Compiled final : public Model {
 
   void weights(const uint32_t* states, size_t n, float* out) const override {
     check(states, n);
-    for (size_t i = 0; i < n; ++i) out[i] = chain_of(states[i]).weight;
+    for (size_t i = 0; i < n; ++i) out[i] = rule_.weight(states[i], chain_of(states[i]));
   }
 
   Step step(uint32_t state, uint32_t id) const override {
@@ -594,11 +602,18 @@ std::unique_ptr<Model> compiled(const Counts& counts, size_t values, Facts&&... 
   return std::make_unique<Compiled<uint32_t, Rule>>(counts, std::forward<Facts>(facts)...);
 }
 
-std::unique_ptr<Model> Model::compile(const Counts& counts) {
-  Katz katz = estimate(counts);
+std::unique_ptr<Model> Model::compile(const Counts& counts, const WeightTable* table) {
+  Smoothed katz = estimate(counts, table);
   const size_t values = katz.logprob.size();
-  return compiled<KatzRule>(counts, values, katz.value, counts.levels.front().count, katz.fell_back,
-                            KatzRule(std::move(katz)));
+  return compiled<SmoothedRule>(counts, values, katz.value, counts.levels.front().count,
+                                katz.fell_back, SmoothedRule(std::move(katz)));
+}
+
+std::unique_ptr<Model> Model::compile(const Counts& counts, Smoothed&& smoothed) {
+  const size_t values = smoothed.logprob.size();
+  // words are as likely as the places of their log-probabilities, which ascend
+  return compiled<SmoothedRule>(counts, values, smoothed.value, smoothed.value.front(),
+                                smoothed.fell_back, SmoothedRule(std::move(smoothed)));
 }
 
 std::unique_ptr<Model> Model::compile(const Counts& counts, const std::vector<Gate>& gates) {

@@ -1,4 +1,4 @@
-// A user's model, ready to score: Katz (katz.hpp), or backing off into the global LM
+// A user's model, ready to score: smoothed (smoothed.hpp), or backing off into the global LM
 // (backoff.hpp), in the fewest bytes that answer at memory speed.
 //
 // Entries are the n-grams of perslm::Counts in level order; an arc is an entry of level 2 or above.
@@ -21,6 +21,7 @@
 
 #include "backoff.hpp"
 #include "levels.hpp"
+#include "smoothed.hpp"
 
 namespace perslm {
 
@@ -49,7 +50,10 @@ struct TokenIds {
 // model does not have; arrays of results hold one row for each state.
 class Model {
  public:
-  static std::unique_ptr<Model> compile(const Counts& counts);  // Katz
+  // Katz; with a table of lambda, or without.
+  static std::unique_ptr<Model> compile(const Counts& counts, const WeightTable* table = nullptr);
+  // What smoothed these counts elsewhere; its log-probabilities ascend.
+  static std::unique_ptr<Model> compile(const Counts& counts, Smoothed&& smoothed);
   // Backing off into the global LM, with a gate for each order.
   static std::unique_ptr<Model> compile(const Counts& counts, const std::vector<Gate>& gates);
   virtual ~Model() = default;
@@ -69,7 +73,7 @@ class Model {
   // The state after histories: history i is ids[begins[i]] .. ids[begins[i + 1]].
   virtual void states(TokenIds ids, const std::int64_t* begins, std::size_t n,
                       std::uint32_t* out) const = 0;
-  // lambda of states, as the estimator has it: 1 for Katz, which leaves nothing to a global LM.
+  // lambda of states, as the estimator or the table has it: 1 without either.
   virtual void weights(const std::uint32_t* states, std::size_t n, float* out) const = 0;
   virtual Step step(std::uint32_t state, std::uint32_t id) const = 0;
   virtual void score(const std::uint32_t* states, std::size_t n, TokenIds candidates,

@@ -34,10 +34,10 @@ import numpy.typing as npt
 from perslm import automaton
 from perslm.arpa import CLOSE, OPEN
 from perslm.automaton import Automaton
-from perslm.counts import BINS, Counts, Level, Specials
+from perslm.counts import Counts, Level, Specials
 from perslm.errors import InteropError
 from perslm.global_lm.ngrams import NgramLM
-from perslm.katz import Katz
+from perslm.smoothing import Smoothed
 from perslm.vocabulary import Vocabulary
 
 __all__ = ["pocketsphinx"]
@@ -162,8 +162,8 @@ def _assemble(sections: list[tuple[Ints, ...]], ids: Ints, vocabulary: Vocabular
         if order == 1:
             levels[0].count[words[0][rows] == vocabulary.bos] = 0
     specials = Specials(vocabulary.size, vocabulary.bos, vocabulary.eos)
-    weights = Katz(tuple(logprobs), tuple(backoffs[:-1]), np.ones((3, BINS + 1)), fell_back=())
-    return automaton.build(Counts(specials, tuple(levels)), weights)
+    model = Smoothed(tuple(logprobs), tuple(backoffs[:-1]), ())
+    return automaton.build(Counts(specials, tuple(levels)), model)
 
 
 def _keys(context: Ints, word: Ints) -> Ints:

@@ -17,8 +17,9 @@ from hypothesis import given
 
 from perslm import blob
 from perslm.counts import Counts, Specials, count
-from perslm.katz import Katz, discounts, estimate
+from perslm.katz import discounts, estimate
 from perslm.model import PersonalModel
+from perslm.smoothing import Smoothed
 from tests.oracle import CLOSE, OPEN, OracleKatz, ngram_counts
 from tests.support import golden_models, sequence_lists
 
@@ -26,7 +27,7 @@ BOS, EOS = 0, 1
 Seq = namedtuple("Seq", "ids opens closes")
 
 
-def table(counts: Counts, katz: Katz, names: list[str]) -> tuple[dict, dict]:
+def table(counts: Counts, katz: Smoothed, names: list[str]) -> tuple[dict, dict]:
     """All probabilities and backoff weights, keyed by the words."""
     logp: dict[tuple[str, ...], float] = {}
     backoff: dict[tuple[str, ...], float] = {}
@@ -171,7 +172,7 @@ def test_only_singletons_fall_back_and_say_so() -> None:
     assert katz.fell_back == ()
     counts = count([Seq([2], True, True)] * 2, 2, Specials(5, BOS, EOS))
     # two bigrams, each seen twice: d_2 = 3/2/2 = 0.75
-    assert estimate(counts).discount[1][1] == pytest.approx(0.75)
+    assert discounts(counts.count_of_counts()[1])[0][1] == pytest.approx(0.75)
     counts = count([Seq([2], True, True)], 2, Specials(5, BOS, EOS))
     # two bigrams, each seen once: d_1 = 2/2/1 = 1, unusable
     assert estimate(counts).fell_back == (2,)

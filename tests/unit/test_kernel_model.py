@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perslm import _backend
-from perslm._scoring import Engine, NumpyEngine
+from perslm._scoring import Engine, NumpyEngine, Smoothing
 from perslm.counts import Counts, Level, Specials, count
 from perslm.errors import ArgumentError
 from perslm.interpolate import Float32Array, mix_columns, mix_with_numpy
@@ -62,7 +62,7 @@ def assert_close(a: np.ndarray, b: np.ndarray) -> None:
 
 
 def assert_same(counts: Counts, histories: list[list[int]], candidates: list[int]) -> None:
-    ours, twin = native(counts), NumpyEngine(counts)
+    ours, twin = native(counts), NumpyEngine(counts, Smoothing("katz"))
     for name in ("order", "tokens", "vocabulary_size", "ngrams", "fell_back", "event_count"):
         assert getattr(ours, name) == getattr(twin, name), name
     here, there = states(ours, histories), states(twin, histories)
@@ -143,7 +143,7 @@ def test_words_far_apart(size: int) -> None:
     far = [Seq([(i - 2) * step + 2 for i in s.ids], s.opens, s.closes) for s in zipf(600, 40)]
     counts = count(far, 3, Specials(size, BOS, EOS))
     candidates = [BOS, EOS, 2, step + 2, 3 * step + 2, 39 * step + 2, 3, step, size + 1]
-    ours, twin = native(counts), NumpyEngine(counts)
+    ours, twin = native(counts), NumpyEngine(counts, Smoothing("katz"))
     here, there = states(ours, [[2], [step + 2, 2]]), states(twin, [[2], [step + 2, 2]])
     ids = np.tile(np.array(candidates, np.int64), (2, 1))
     assert_close(scores(ours, here, ids)[0], scores(twin, there, ids)[0])
