@@ -49,7 +49,6 @@ bench: $(VENV)/.test ## quality of cleaning and speed, beside other libraries
 	$(RUN)/python -m tests.benchmarks.clean
 	$(RUN)/python -m tests.benchmarks.build
 	$(RUN)/perslm bench service
-	$(RUN)/python -m tests.benchmarks.weight
 	$(RUN)/perslm bench
 
 # the report's JSON names people, so it stays in build/

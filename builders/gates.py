@@ -1,59 +1,73 @@
 """Fits the gates of ``perslm.backoff`` over many people's mail. What made ``perslm/gates.json``:
 
-    python -m builders.gates MAIL... > perslm/gates.json
+    python -m builders.gates MAIL... [--by-file] [--as-is] > perslm/gates.json
 
 Of everybody's letters, oldest first, the newest tenth of the first four fifths is what a model of
 the older ones has to predict: all of them, and the last 10, 30, 100 and 300 only, so that the gates
 are right for somebody who has just begun, too. The last fifth is not looked at. Everybody counts
-alike, however much they wrote. The loss is that of the mixture with a global LM; gradients are
-exact, and the few numbers are found by L-BFGS. Nothing of what anybody wrote is in the result.
+alike, however much they wrote. The loss is that of the mixture with a global LM, where gates are
+and where λ moves to, in one; gradients are exact, and the few numbers are found by L-BFGS. Nothing
+of what anybody wrote is in the result.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from builders.build import specials
-from builders.evaluate.mail import Letter, letters_of
-from builders.evaluate.run import split
+from builders.evaluate.mail import Letter
+from builders.evaluate.run import amounts_of, split
+from builders.evaluate.study import add_global_lm, open_study, parser_of
 from builders.evaluate.targets import Targets
-from builders.prepare import Settings
-from builders.routing import Router
-from perslm.backoff import FEATURES, FURTHEST, Gates, features, positions_of, seen
+from perslm.backoff import (
+    FEATURES,
+    FURTHEST,
+    Gates,
+    features,
+    position_features,
+    row_features,
+    seen,
+    size_features,
+)
 from perslm.counts import MAX_ORDER, AnyIntegers, Counts, Int64Array, count, pair_keys
-from perslm.global_lm import open_global_lm
 from perslm.smoothing import Float64Array
 from perslm.vocabulary import Vocabulary
 
 AMOUNTS = (10, 30, 100, 300)
-FEWEST_LETTERS = 20
+WHOLE = 3
+"""How often a person's sample with all of their mail counts: it is what most people have."""
+
 MOST_TOKENS = 1000
 """Tokens of one person and amount: more of them would say little more."""
 
 RIDGE = 1e-4
-ROUNDS = 120
+ROUNDS = 250
 
-Objective = Callable[[Float64Array], tuple[float, Float64Array]]
+Objective: TypeAlias = Callable[[Float64Array], tuple[float, Float64Array]]
+
+Passage: TypeAlias = tuple[AnyIntegers, npt.NDArray[np.floating]]
+"""Ids, which begin with ``<s>``, and what ``Targets.of`` says of those behind it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sample:
     """Tokens to predict, with what one model has of each. Arrays [n], or [n, order] by context.
 
-    ``shared`` is p_global, ``position`` how many tokens of the text came before. ``used`` is c(hw),
-    ``total`` C(h), 0 where the model has no such context; the others as in ``perslm.backoff.Seen``.
+    ``shared`` is p_global, ``position`` how many tokens of the text came before, ``uncertainty``
+    [n, 2] that of the global LM. ``used`` is c(hw), ``total`` C(h), 0 where the model has no such
+    context; the others as in ``perslm.backoff.Seen``.
     """
 
     shared: Float64Array
     position: Float64Array
+    uncertainty: Float64Array
     used: Float64Array
     kept: Float64Array
     total: Float64Array
@@ -66,18 +80,12 @@ class Sample:
         return Sample(*(getattr(self, name)[::step] for name in self.__slots__))
 
 
-def sample(
-    counts: Counts, passages: Sequence[tuple[AnyIntegers, npt.NDArray[np.floating]]]
-) -> Sample:
-    """Return what a model of ``counts`` has for every token of passages but their first.
-
-    A passage is its ids, which begin with ``<s>``, and ln p_global of those behind it.
-    """
+def sample(counts: Counts, passages: Sequence[Passage]) -> Sample:
+    """Return what a model of ``counts`` has for every token of passages but their first."""
     ids = np.concatenate([ids for ids, _ in passages]).astype(np.int64)
     begins = np.cumsum([0, *(len(ids) for ids, _ in passages)])
     place = np.arange(len(ids)) - np.repeat(begins[:-1], np.diff(begins))
-    logprobs = np.zeros(len(ids))
-    logprobs[place > 0] = np.concatenate([row for _, row in passages])
+    said = np.concatenate([row for _, row in passages]).astype(np.float64)
     context = np.zeros(len(ids), np.int64)  # of each token, k words long; −1: not known
     rows = []
     for level, facts in zip(counts.levels, seen(counts), strict=True):
@@ -96,8 +104,9 @@ def sample(
         np.stack(c, 1)[place > 0] for c in zip(*rows, strict=True)
     )
     return Sample(
-        np.exp(logprobs[place > 0]),
+        np.exp(said[:, 0]),
         (place[place > 0] - 1).astype(np.float64),
+        said[:, 1:],
         used.astype(np.float64),
         kept,
         total,
@@ -114,26 +123,31 @@ def _find(keys: npt.NDArray[np.uint64], context: Int64Array, word: Int64Array) -
     return np.where((keys[at] == wanted) & (context >= 0), at, -1)
 
 
-def fit(samples: Sequence[Sample], order: int) -> Gates:
-    """Return the gates that predict ``samples`` best, each of which counts alike."""
-    every = Sample(
-        *(np.concatenate([getattr(s, name) for s in samples]) for name in Sample.__slots__)
+def fit(people: Sequence[Sequence[Sample]], order: int) -> Gates:
+    """Return the gates that predict best, all numbers at once.
+
+    Everybody's samples are theirs with some of their mail, and last with all of it.
+    """
+    drawn = [sample for own in people for sample in own]
+    weights = [WHOLE if sample is own[-1] else 1 for own in people for sample in own]
+    share = np.concatenate(
+        [np.full(len(s.shared), w / len(s.shared)) for s, w in zip(drawn, weights, strict=True)]
     )
-    share = np.concatenate([np.full(len(s.shared), 1 / len(s.shared)) for s in samples])
-    share /= len(samples)
-    design = design_of(every)
-
-    def loss(flat: Float64Array) -> tuple[float, Float64Array]:
-        p, gradient = _chain(every, design, flat.reshape(order, -1), share)
-        value = -float(share @ np.log(np.maximum(p, 1e-300))) + RIDGE * float(flat @ flat) / 2
-        return value, gradient.ravel() + RIDGE * flat
-
+    share /= share.sum()
+    every = Sample(
+        *(np.concatenate([getattr(s, name) for s in drawn]) for name in Sample.__slots__)
+    )
+    place = place_of(every)
+    means = share @ place
+    gates, moves = order * (FEATURES + 1), place.shape[1]
     begin = np.zeros((order, FEATURES + 1))
     begin[:, FEATURES] = 1
-    found = minimize(loss, begin.ravel()).reshape(order, -1)
-    table = found.copy()
-    table[:, FEATURES] = _logistic(found[:, FEATURES])
-    return Gates(table, _fit_position(every, design, found, share))
+    objective = objective_of(every, place - means, share)
+    found = minimize(objective, np.append(begin, np.zeros(moves)))
+    table, by = found[:gates].reshape(order, -1), found[gates:]
+    table[:, FEATURES] = _logistic(table[:, FEATURES])
+    parts = [np.append(-means[at] @ by[at], by[at]) for at in (slice(2), slice(2, 4), slice(4, 8))]
+    return Gates(table, *parts)
 
 
 def design_of(every: Sample) -> list[Float64Array]:
@@ -146,62 +160,118 @@ def design_of(every: Sample) -> list[Float64Array]:
     ]
 
 
-def _fit_position(
-    every: Sample, design: list[Float64Array], found: Float64Array, share: Float64Array
-) -> Float64Array:
-    silent = np.zeros_like(every.shared)
-    mass = _chain(every, design, found, share, silent)[0]
-    weight = 1 - (_chain(every, design, found, share, silent + 1)[0] - mass)
-    speaks = weight > 0  # not where the model is one of nothing
-    mass, weight, shared = mass[speaks], weight[speaks], every.shared[speaks]
-    share = share[speaks]
-    personal, odds = mass / weight, np.log(weight / (1 - weight))
-    powers = positions_of(every.position[speaks])[:, None] ** np.arange(3)
+def place_of(every: Sample) -> Float64Array:
+    """Return what λ moves by: size of the model, position, uncertainty; float64[n, 8]."""
+    known = (
+        size_features(every.total[:, 0]),
+        position_features(every.position),
+        row_features(every.uncertainty),
+    )
+    return np.concatenate([part[:, 1:] for part in known], axis=1)  # what is constant is centred
 
-    def loss(moved: Float64Array) -> tuple[float, Float64Array]:
-        lam = _logistic(odds + powers @ moved)
-        p = lam * personal + (1 - lam) * shared
-        slope = share * (personal - shared) / p * lam * (1 - lam)
-        return -float(share @ np.log(p)), -slope @ powers
 
-    return minimize(loss, np.zeros(3))
+def probabilities(every: Sample, gates: Gates) -> Float64Array:
+    """Return p of each token as a model with ``gates`` mixes it, float64[n]."""
+    mass, left, _ = _chain(every, design_of(every), gates.table)
+    odds = np.exp(move_of(every, gates))
+    return (mass * odds + left * every.shared) / ((1 - left) * odds + left)
+
+
+def move_of(every: Sample, gates: Gates) -> Float64Array:
+    """Return by how much ln(λ / (1 − λ)) moves at each token, float64[n]."""
+    return (
+        size_features(every.total[:, 0]) @ gates.size
+        + position_features(every.position) @ gates.position
+        + row_features(every.uncertainty) @ gates.row
+    )
+
+
+def objective_of(every: Sample, place: Float64Array, share: Float64Array) -> Objective:
+    """Return −Σ share · ln p, and its gradient, by all numbers: gates row by row, then moves.
+
+    A gate's row ends with the discount before the logistic function. With m the mass that the
+    chain gives to a token, t what it leaves to the global LM and e the factor on λ / (1 − λ),
+    p = (m·e + t·p_global) / ((1 − t)·e + t).
+    """
+    design = design_of(every)
+    order = len(design)
+    gates = order * (FEATURES + 1)
+
+    def objective(flat: Float64Array) -> tuple[float, Float64Array]:
+        table, by = flat[:gates].reshape(order, -1).copy(), flat[gates:]
+        table[:, FEATURES] = discount = _logistic(table[:, FEATURES])
+        mass, left, steps = _chain(every, design, table)
+        odds = np.exp(place @ by)
+        whole = (1 - left) * odds + left
+        p = np.maximum((mass * odds + left * every.shared) / whole, 1e-300)
+        slope = -share / p / whole
+        by_mass, by_left = slope * odds, slope * (every.shared - p * (1 - odds))
+        gradient = np.zeros_like(table)
+        for k in reversed(range(order)):
+            step = steps[k]
+            gone = step.gone * by_left * step.left
+            by_gate = by_mass * (step.gone * step.mass - step.own) + gone
+            gradient[k, :FEATURES] = (by_gate * step.speaks * (1 - step.speaks)) @ design[k]
+            freed = by_mass * (step.variety * step.mass - step.known)
+            freed += by_left * step.variety * step.left
+            gradient[k, FEATURES] = (freed @ step.speaks) * discount[k] * (1 - discount[k])
+            by_mass, by_left = by_mass * step.leaves, by_left * step.leaves
+        moves = (slope * odds * (mass - p * (1 - left))) @ place
+        value = -float(share @ np.log(p)) + RIDGE * float(flat[:gates] @ flat[:gates]) / 2
+        return value, np.append(gradient.ravel() + RIDGE * flat[:gates], moves)
+
+    return objective
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Step:
+    """What one order of the chain did, float64[n] each.
+
+    ``mass`` and ``left`` are those of the shorter context. ``speaks`` is 1 − γ, ``own`` and
+    ``gone`` what it gives to the token, and to all, if it speaks; ``known`` and ``variety`` how
+    much less that is for each unit of the discount.
+    """
+
+    mass: Float64Array
+    left: Float64Array
+    speaks: Float64Array
+    own: Float64Array
+    gone: Float64Array
+    known: Float64Array
+    variety: Float64Array
+
+    @property
+    def leaves(self) -> Float64Array:
+        """Return what is left to the shorter context."""
+        return 1 - self.speaks * self.gone
 
 
 def _chain(
-    every: Sample,
-    design: list[Float64Array],
-    numbers: Float64Array,
-    share: Float64Array,
-    shared: Float64Array | None = None,
-) -> tuple[Float64Array, Float64Array]:
-    """Return p of each token, and the gradient of −Σ share · ln p by ``numbers``.
+    every: Sample, design: list[Float64Array], table: Float64Array
+) -> tuple[Float64Array, Float64Array, list[_Step]]:
+    """Return the mass of each token, what is left to the global LM, and how that came about.
 
-    A row of ``numbers`` is a gate's coefficients, and the discount before the logistic function.
-    ``shared`` takes the place of p_global.
+    A row of ``table`` is a gate's coefficients, and the discount.
     """
-    p = every.shared if shared is None else shared
+    mass, left = np.zeros_like(every.shared), np.ones_like(every.shared)
     steps = []
     for k, matrix in enumerate(design):
         used, kept, distinct = every.used[:, k], every.kept[:, k], every.distinct[:, k]
-        live = distinct > 0
         total = np.maximum(every.total[:, k], 1)
-        discount = _logistic(numbers[k, FEATURES])
-        speaks = np.where(live, _logistic(-matrix @ numbers[k, :FEATURES]), 0)
-        own = np.maximum(used - discount, 0) / total
-        gone = (kept - discount * distinct) / total
-        steps.append((p, speaks, own, gone, used > 0, distinct / total))
-        p = speaks * own + (1 - speaks * gone) * p
-    slope = -share / np.maximum(p, 1e-300)
-    gradient = np.zeros_like(numbers)
-    for k in reversed(range(len(design))):
-        lower, speaks, own, gone, known, variety = steps[k]
-        by_gate = slope * (gone * lower - own) * speaks * (1 - speaks)
-        gradient[k, :FEATURES] = by_gate @ design[k]
-        discount = _logistic(numbers[k, FEATURES])
-        freed = variety * lower - known / np.maximum(every.total[:, k], 1)
-        gradient[k, FEATURES] = (slope @ (speaks * freed)) * discount * (1 - discount)
-        slope = slope * (1 - speaks * gone)
-    return p, gradient
+        discount = table[k, FEATURES]
+        step = _Step(
+            mass,
+            left,
+            np.where(distinct > 0, _logistic(-matrix @ table[k, :FEATURES]), 0),
+            np.maximum(used - discount, 0) / total,
+            (kept - discount * distinct) / total,
+            (used > 0) / total,
+            distinct / total,
+        )
+        mass = step.speaks * step.own + step.leaves * mass
+        left = step.leaves * left
+        steps.append(step)
+    return mass, left, steps
 
 
 def _logistic(x: Float64Array) -> Float64Array:
@@ -243,17 +313,39 @@ def minimize(objective: Objective, begin: Float64Array, memory: int = 12) -> Flo
 def samples(
     letters: list[Letter], vocabulary: Vocabulary, targets: Targets, order: int
 ) -> Iterator[Sample]:
-    """Yield the samples of one person."""
+    """Yield the samples of one person, that of all their mail last."""
     past, _ = split(letters, 0.2)
     older, newest = split(past, 0.1)
-    passages = [
+    yield from samples_of(older, newest, vocabulary, targets, order)
+
+
+def samples_of(
+    older: list[Letter],
+    newest: list[Letter],
+    vocabulary: Vocabulary,
+    targets: Targets,
+    order: int,
+) -> Iterator[Sample]:
+    """Yield what models of the last ``older`` letters, and of all, have of the ``newest``."""
+    passages = passages_of(newest, targets)
+    for amount in amounts_of(older, AMOUNTS):
+        counts = counts_of(older[-amount:], vocabulary, order)
+        yield sample(counts, passages).some(MOST_TOKENS)
+
+
+def passages_of(letters: list[Letter], targets: Targets) -> list[Passage]:
+    """Return the passages of letters for :func:`sample`."""
+    return [
         (ids, row)
-        for letter in newest
+        for letter in letters
         for ids, row in zip(letter.passages, targets.of(letter), strict=True)
     ]
-    for amount in [*(a for a in AMOUNTS if a < len(older)), len(older)]:
-        sequences = (s for letter in older[-amount:] for s in letter.sequences)
-        yield sample(count(sequences, order, specials(vocabulary)), passages).some(MOST_TOKENS)
+
+
+def counts_of(letters: list[Letter], vocabulary: Vocabulary, order: int) -> Counts:
+    """Return what a build counts of letters."""
+    sequences = (s for letter in letters for s in letter.sequences)
+    return count(sequences, order, specials(vocabulary))
 
 
 def as_json(gates: dict[int, Gates]) -> str:
@@ -261,48 +353,27 @@ def as_json(gates: dict[int, Gates]) -> str:
     numbers = {
         str(order): {
             "gates": np.round(found.table, 4).tolist(),
+            "size": np.round(found.size, 4).tolist(),
             "position": np.round(found.position, 4).tolist(),
+            "row": np.round(found.row, 4).tolist(),
         }
         for order, found in gates.items()
     }
     return json.dumps(numbers, separators=(",", ":")).replace("},", "},\n") + "\n"
 
 
-class _Quiet:
-    def stage(self, name: str, total: int) -> None:
-        """As ``builders.routing.Progress``."""
-
-    def advance(self, amount: int) -> None:
-        """As ``builders.routing.Progress``."""
-
-
 def main() -> None:
     """Fit the gates of all orders to the mail of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("mail", nargs="+", type=Path)
-    parser.add_argument("--by-file", action="store_true", help="a file is the mail of one person")
-    parser.add_argument("--global-lm", default="smollm2")
-    parser.add_argument("--cache", type=Path, default=Path("global-logprobs"))
-    options = parser.parse_args()
-    model = open_global_lm(options.global_lm)
-    vocabulary = model.vocabulary
-    targets = Targets(model, options.global_lm, options.cache)
-    router = Router.for_sources(
-        options.mail, user=None, me=(), by_file=options.by_file, progress=_Quiet()
-    )
-    mail = letters_of(
-        options.mail,
-        router=router,
-        vocabulary=vocabulary,
-        settings=Settings(),
-        progress=_Quiet(),
-    )
-    people = [letters for letters in mail.values() if len(letters) >= FEWEST_LETTERS]
+    parser = parser_of(__doc__)
+    add_global_lm(parser)
+    study = open_study(parser.parse_args())
     found = {}
     for order in range(1, MAX_ORDER + 1):
-        found[order] = fit(
-            [s for letters in people for s in samples(letters, vocabulary, targets, order)], order
-        )
+        people = [
+            list(samples(letters, study.vocabulary, study.targets, order))
+            for letters in study.people
+        ]
+        found[order] = fit(people, order)
     sys.stdout.write(as_json(found))
 
 

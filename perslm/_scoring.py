@@ -183,7 +183,7 @@ def compile_counts(counts: Counts | _native.Counts, recipe: Recipe) -> Engine:
         return engine
     own = counts.to_native() if isinstance(counts, Counts) else counts
     if not isinstance(recipe, Smoothing):
-        engine = native.Model(own, recipe.table)
+        engine = native.Model(own, recipe.table, recipe.size)
     elif recipe.weights is None:
         engine = native.Model(own)
     else:

@@ -124,9 +124,14 @@ class AsyncRemoteModel(RemoteBase):
         super().__init__(asking, wire.line(), user, vocabulary)
         self._wire = wire
 
-    async def weights(self, states: States, positions: npt.ArrayLike | None = None) -> Float32Array:
+    async def weights(
+        self,
+        states: States,
+        positions: npt.ArrayLike | None = None,
+        uncertainty: npt.ArrayLike | None = None,
+    ) -> Float32Array:
         """Return λ of each state, float32[n]; a request if the last answers did not tell."""
-        return await self._run(self.ask_weights(states, positions))
+        return await self._run(self.ask_weights(states, positions, uncertainty))
 
     async def score(
         self, states: States, candidates: Candidates

@@ -4,7 +4,8 @@ This file has the arithmetic on log-probabilities and the choice of λ. The rule
 break: a row whose λ is 0 comes back with the very bits it had.
 
 Where λ comes from: the ``weight`` given when a model is loaded, for every state of a user with any
-mail; else the estimator, by state (``perslm.backoff``), or :data:`DEFAULT_WEIGHT` for Katz.
+mail; else by state, from the estimator (``perslm.backoff``) or a table (``perslm.weights``), moved
+by what is known of the place, above all how sure the global LM is (:func:`uncertainty`).
 """
 
 from __future__ import annotations
@@ -17,12 +18,8 @@ from perslm.errors import ArgumentError
 
 Float32Array = npt.NDArray[np.float32]
 
-DEFAULT_WEIGHT = 0.3
-"""λ of a Katz model that was loaded without saying otherwise.
-
-Best of 0, 0.1, … 0.9 on the later fifth of 14 people's mail, mixed into a trigram model of the
-others' (perplexity 137.8 at 0, 99.6 at 0.3, 99.9 at 0.4: ``tests/benchmarks/weight.py``).
-"""
+NEGLIGIBLE = -87.0
+"""ln p at and below which a word adds nothing to an entropy; float32 ends about there."""
 
 
 def check_weight(weight: float) -> float:
@@ -81,6 +78,29 @@ def mix_with_numpy(
     mixed[:, columns] = np.logaddexp(known, log_weight + personal_logprobs)
     mixed[silent] = global_logprobs[silent]
     out[:] = mixed
+
+
+def uncertainty(global_logprobs: Float32Array) -> Float32Array:
+    """Return how sure the global LM is, float32[n, 2]: the greatest ln p of each row, its entropy.
+
+    ``global_logprobs`` is float32[n, width], natural log; the entropy is in nats. A NaN, and ln p
+    below :data:`NEGLIGIBLE`, count as probability 0, ln p above 0 as 0: both numbers are finite.
+    """
+    rows = np.ascontiguousarray(global_logprobs, np.float32)
+    found = np.empty((len(rows), 2), np.float32)
+    if _backend.native is None:
+        uncertainty_with_numpy(rows, found)
+    else:
+        _backend.native.uncertainty(rows, found)
+    return found
+
+
+def uncertainty_with_numpy(rows: Float32Array, out: Float32Array) -> None:
+    """Fill ``out`` as :func:`uncertainty` does where there is no kernel."""
+    logprobs = np.where(rows > NEGLIGIBLE, np.minimum(rows, np.float32(0)), np.float32(NEGLIGIBLE))
+    out[:, 0] = logprobs.max(1, initial=NEGLIGIBLE)
+    probabilities = np.where(logprobs > NEGLIGIBLE, np.exp(logprobs), np.float32(0))
+    out[:, 1] = -(probabilities * logprobs).sum(1)
 
 
 def check_out(out: Float32Array, rows: Float32Array) -> Float32Array:

@@ -36,7 +36,12 @@ from perslm._scoring import OUTSIDE, TOKEN_DTYPES, Engine, Recipe, Smoothing, co
 from perslm.automaton import Automaton
 from perslm.counts import AnyIntegers, Counts, UInt32Array
 from perslm.errors import ArgumentError, BlobError, VocabularyMismatchError
-from perslm.interpolate import Float32Array, check_out, check_weight
+from perslm.interpolate import (
+    Float32Array,
+    check_out,
+    check_weight,
+    uncertainty,
+)
 
 if TYPE_CHECKING:
     from perslm.vocabulary import Vocabulary
@@ -59,8 +64,13 @@ class Scorer(Protocol):
     def states(self, histories: Histories) -> UInt32Array:
         """Return the states of token-id histories."""
 
-    def weights(self, states: States, positions: npt.ArrayLike | None = None) -> Float32Array:
-        """Return λ of each state, at positions in a text if they are given."""
+    def weights(
+        self,
+        states: States,
+        positions: npt.ArrayLike | None = None,
+        uncertainty: npt.ArrayLike | None = None,
+    ) -> Float32Array:
+        """Return λ of each state, at positions and uncertainties if they are given."""
 
     def score(self, states: States, candidates: Candidates) -> tuple[Float32Array, UInt32Array]:
         """Return log-probabilities of candidate words and the states they lead to."""
@@ -101,6 +111,7 @@ class PersonalModel:
         generation: int = 0,
         weight: float | None = None,
         estimator: Estimator = DEFAULT_ESTIMATOR,
+        gates: backoff.Gates | None = None,
     ) -> None:
         """Wrap an engine; ``source`` is what it was compiled from, counts or their blob."""
         self._engine = engine
@@ -108,7 +119,7 @@ class PersonalModel:
         self.metadata = metadata
         self.generation = generation
         self.estimator = estimator
-        self._given_weight = weight
+        self._given_weight, self._given_gates = weight, gates
         # a model of nothing has no distribution to mix in
         self.weight = (None if weight is None else check_weight(weight)) if engine.tokens else 0.0
         """λ of every state; None if it is the estimator's, which depends on the state."""
@@ -151,14 +162,21 @@ class PersonalModel:
         generation: int = 0,
         weight: float | None = None,
         estimator: Estimator = DEFAULT_ESTIMATOR,
+        gates: backoff.Gates | None = None,
     ) -> PersonalModel:
         """Compile counts. ``weight``, if given, is λ of every state.
 
-        Raises ArgumentError if they cannot be, a bad ``weight`` or an unknown ``estimator``.
+        ``gates``, if given, take the place of those that come with perslm. Raises ArgumentError if
+        the counts cannot be compiled, for a bad ``weight`` or an unknown ``estimator``.
         """
-        engine = compile_counts(counts, _recipe(estimator, counts.order, weight))
         return cls(
-            engine, metadata, counts, generation=generation, weight=weight, estimator=estimator
+            compile_counts(counts, gates or _recipe(estimator, counts.order, weight)),
+            metadata,
+            counts,
+            generation=generation,
+            weight=weight,
+            estimator=estimator,
+            gates=gates,
         )
 
     @property
@@ -213,7 +231,7 @@ class PersonalModel:
         """
         source = self._source
         counts = blob.decode(source).counts if isinstance(source, bytes) else source
-        recipe = _recipe(self.estimator, counts.order, None)
+        recipe = self._given_gates or _recipe(self.estimator, counts.order, None)
         return automaton.build(counts, _scoring.estimate(counts, recipe))
 
     def states(self, histories: Histories) -> UInt32Array:
@@ -240,23 +258,45 @@ class PersonalModel:
         self._engine.states(ids, begins, states)
         return states
 
-    def weights(self, states: States, positions: npt.ArrayLike | None = None) -> Float32Array:
+    def weights(
+        self,
+        states: States,
+        positions: npt.ArrayLike | None = None,
+        uncertainty: npt.ArrayLike | None = None,
+    ) -> Float32Array:
         """Return λ of each state, float32[n].
 
         ``positions``, int[n], are how many tokens the text had before each: a global LM knows less
-        of a text the younger it is, so λ is larger there. Without them λ is right on average. They
-        change nothing where λ is one for all states. Raises ArgumentError for unknown states.
+        of a text the younger it is, so λ is larger there. ``uncertainty``, float32[n, 2], is what
+        ``perslm.interpolate.uncertainty`` says of the global LM's rows: λ is larger where it does
+        not know. Without either λ is right on average. They change nothing where λ is one for all
+        states. Raises ArgumentError for unknown states.
         """
         state = _as_states(states)
         weights = np.empty(len(state), _FLOAT32)
         if self.weight is None:
             self._engine.weights(state, weights)
-            if positions is not None:
-                weights = backoff.shift(weights, positions, backoff.population(self.order))
+            weights = self._moved(weights, positions, uncertainty)
         else:
             self._engine.check(state)
             weights.fill(self.weight)
         return weights
+
+    def _moved(
+        self,
+        weights: Float32Array,
+        positions: npt.ArrayLike | None,
+        uncertainty: npt.ArrayLike | None,
+    ) -> Float32Array:
+        """Return λ of states moved by what is known of the places."""
+        if positions is None and uncertainty is None:
+            return weights
+        return backoff.shift(weights, self._gates, positions, uncertainty)
+
+    @property
+    def _gates(self) -> backoff.Gates:
+        """Return the gates whose numbers move λ."""
+        return self._given_gates or backoff.population(self.order)
 
     def context_length(self, state: int) -> int:
         """Return how many words of the history the state stands for, 0 to order−1.
@@ -297,9 +337,7 @@ class PersonalModel:
         one call and for one who sends it on.
         """
         engine: Any = self._engine  # native, for so are queries
-        factors = None
-        if self.weight is None:
-            factors = backoff.factors(backoff.population(self.order))
+        factors = backoff.factors(self._gates) if self.weight is None else None
         return query.answer(engine, self.weight, factors, before, between)
 
     @property
@@ -355,14 +393,15 @@ class PersonalModel:
         sums to 1 if the given one does. Forbid words after mixing: one that the global LM gives
         −inf can come back from the user's model.
 
-        ``positions`` as :meth:`weights` takes them.
+        λ is that of :meth:`weights`, with the uncertainty of these very rows; ``positions`` as it
+        takes them.
 
         The result is written to ``out`` and ``out`` returned, if it is given: a C-contiguous array
         of float32 and of that shape, which may be ``global_logprobs`` itself. Without it, the
         result is a new array; if every weight is 0, ``global_logprobs`` itself is returned.
         """
         state = _as_states(states)
-        weights = self.weights(state, positions)
+        weights = self.weights(state)
         if not any(weights.tolist()):  # in half the time of weights.any(), for they are few
             return unmixed(global_logprobs, out)
         rows = _as_floats(global_logprobs)
@@ -372,13 +411,15 @@ class PersonalModel:
                 f"more), not {rows.shape}: is this the vocabulary the model was built with?"
             )
         out = np.empty_like(rows) if out is None else check_out(out, rows)
+        if self.weight is None:
+            weights = self._moved(weights, positions, uncertainty(rows))
         self._engine.mix(state, weights, rows, out)
         return out
 
     def __reduce__(self) -> tuple[object, ...]:
         """Go to another process as the blob or the counts, to be compiled there."""
         made_of = (self._source, self.metadata, self.generation, self._given_weight, self.estimator)
-        return _made_again, made_of
+        return _made_again, (*made_of, self._given_gates)
 
     def __repr__(self) -> str:
         return (
@@ -393,13 +434,14 @@ def _made_again(
     generation: int,
     weight: float | None,
     estimator: Estimator,
+    gates: backoff.Gates | None,
 ) -> PersonalModel:
     if isinstance(source, bytes):
         return PersonalModel.from_blob(
             source, generation=generation, weight=weight, estimator=estimator
         )
     return PersonalModel.from_counts(
-        source, metadata, generation=generation, weight=weight, estimator=estimator
+        source, metadata, generation=generation, weight=weight, estimator=estimator, gates=gates
     )
 
 
@@ -439,7 +481,12 @@ class NullModel:
         """Return state 0 for each history."""
         return np.zeros(len(histories), np.uint32)
 
-    def weights(self, states: States, positions: npt.ArrayLike | None = None) -> Float32Array:
+    def weights(
+        self,
+        states: States,
+        positions: npt.ArrayLike | None = None,
+        uncertainty: npt.ArrayLike | None = None,
+    ) -> Float32Array:
         """Return 0 for each state, float32[n]."""
         return np.zeros(np.shape(states), np.float32)
 

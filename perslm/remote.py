@@ -28,7 +28,7 @@ from perslm.errors import (
     ServiceError,
     VocabularyMismatchError,
 )
-from perslm.interpolate import Float32Array, mix_columns
+from perslm.interpolate import Float32Array, mix_columns, uncertainty
 from perslm.model import (
     Candidates,
     Histories,
@@ -90,18 +90,23 @@ class RemoteBase:
         """Return a state for each history, uint32[n]; nothing is sent."""
         return self._intern([self._context(history) for history in histories])
 
-    def ask_weights(self, states: States, positions: npt.ArrayLike | None) -> Steps[Float32Array]:
-        """Return λ of each state, at its position."""
+    def ask_weights(
+        self,
+        states: States,
+        positions: npt.ArrayLike | None,
+        uncertainty: npt.ArrayLike | None,
+    ) -> Steps[Float32Array]:
+        """Return λ of each state, at its place."""
         wanted = self._checked(states)
         with self._mutex:
             known = [self._weight_of.get(state) for state in wanted.tolist()]
             order = self.order
         if None not in known and not self._is_silent():
-            return self._placed(np.array(known, np.float32), order, positions)
+            return self._placed(np.array(known, np.float32), order, positions, uncertainty)
         nothing = np.zeros((len(wanted), 0), np.uint32)
         what: dict[str, object] = {"candidates": wire.pack_array(nothing, "<u4")}
         answer = yield from self._ask(wanted, what, columns=0)
-        return self._placed(answer.weights, answer.order, positions)
+        return self._placed(answer.weights, answer.order, positions, uncertainty)
 
     def ask_score(
         self, states: States, candidates: Candidates
@@ -149,7 +154,8 @@ class RemoteBase:
                 f"global log-probabilities need the shape ({len(wanted)}, {self.vocabulary_size} "
                 f"or more), not {rows.shape}: is this the vocabulary the model was built with?"
             )
-        weights = self._placed(answer.weights, answer.order, positions)
+        sure = uncertainty(rows) if self._by_state else None
+        weights = self._placed(answer.weights, answer.order, positions, sure)
         return mix_columns(rows, weights, answer.ids, answer.logprobs, out)
 
     def __repr__(self) -> str:
@@ -204,15 +210,20 @@ class RemoteBase:
         return answer
 
     def _placed(
-        self, weights: Float32Array, order: int, positions: npt.ArrayLike | None
+        self,
+        weights: Float32Array,
+        order: int,
+        positions: npt.ArrayLike | None,
+        uncertainty: npt.ArrayLike | None,
     ) -> Float32Array:
-        """Return λ at positions, from λ of the states: what a local model makes of it.
+        """Return λ at places, from λ of the states: what a local model makes of it.
 
-        The service could do so, too; here, λ of a state may be kept for another position.
+        Only who has the rows can do so; and λ of a state may be kept for another place.
         """
-        if positions is None or not self._by_state or not order:  # no order: no model
+        unknown = positions is None and uncertainty is None
+        if unknown or not self._by_state or not order:  # no order: no model
             return weights
-        return backoff.shift(weights, positions, backoff.population(order))
+        return backoff.shift(weights, backoff.population(order), positions, uncertainty)
 
     def _nothing(self, states: UInt32Array, columns: int | None) -> _Scores:
         """Return the answer that changes nothing.
@@ -304,13 +315,18 @@ class RemoteModel(RemoteBase):
         self._wire = wire
         self._run(self.introduce())
 
-    def weights(self, states: States, positions: npt.ArrayLike | None = None) -> Float32Array:
+    def weights(
+        self,
+        states: States,
+        positions: npt.ArrayLike | None = None,
+        uncertainty: npt.ArrayLike | None = None,
+    ) -> Float32Array:
         """Return λ of each state, float32[n]; a request if the last answers did not tell.
 
-        ``positions`` as ``PersonalModel.weights`` takes them. They are not sent, and change nothing
-        where the service has one λ for all states.
+        ``positions`` and ``uncertainty`` as ``PersonalModel.weights`` takes them. They are not
+        sent, and change nothing where the service has one λ for all states.
         """
-        return self._run(self.ask_weights(states, positions))
+        return self._run(self.ask_weights(states, positions, uncertainty))
 
     def score(self, states: States, candidates: Candidates) -> tuple[Float32Array, UInt32Array]:
         """Return ln p(candidate | state), float32[n, k], and the states behind, uint32[n, k].

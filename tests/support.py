@@ -56,7 +56,8 @@ def some_gates(order: int, seed: int) -> Gates:
         [random.uniform(-1, 1) for _ in range(FEATURES)] + [random.uniform(0.1, 0.95)]
         for _ in range(order)
     ]
-    return Gates(np.array(rows), np.array([0.3, 0.5, -0.4]))
+    moves = ([0.2, -0.6, 0.3], [0.3, 0.5, -0.4], [-0.8, 0.5, -0.3, 0.9, -0.2])
+    return Gates(np.array(rows), *map(np.array, moves))
 
 
 def arrays(counts: Counts) -> list[np.ndarray]:

@@ -61,7 +61,7 @@ class Tally:
 def tally(
     model: PersonalModel, letters: Iterable[Letter], targets: Iterable[list[Float32Array]]
 ) -> Tally:
-    """Return how well ``letters`` are predicted, whose tokens the global LM gives ``targets``."""
+    """Return how well ``letters`` are predicted, of which ``Targets.of`` says ``targets``."""
     total = Tally()
     for letter, rows in zip(letters, targets, strict=True):
         total.words += letter.words
@@ -71,14 +71,14 @@ def tally(
 
 
 def passage_tally(model: PersonalModel, ids: Ids, targets: Float32Array) -> Tally:
-    """Return the tally of one passage."""
+    """Return the tally of one passage, whose ``targets`` are float32[n, 3]."""
     n = len(targets)
     if not n:
         return Tally()
     states = states_along(model, ids)
     personal = model.score(states, ids[1:, None])[0][:, 0].astype(np.float64)
-    weights = model.weights(states, np.arange(n)).astype(np.float64)
-    shared = targets.astype(np.float64)
+    weights = model.weights(states, np.arange(n), targets[:, 1:]).astype(np.float64)
+    shared = targets[:, 0].astype(np.float64)
     with np.errstate(divide="ignore"):
         mixed = np.logaddexp(np.log(weights) + personal, np.log1p(-weights) + shared)
     mixed = np.where(weights > 0, mixed, shared)

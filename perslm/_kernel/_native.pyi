@@ -1,7 +1,7 @@
 """What the kernel offers to Python. Its callers are counts, blob and model; nobody else's are."""
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import TypeAlias, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -67,7 +67,10 @@ class Model:
     Arrays have exactly the dtypes and shapes named there and are C-contiguous, else TypeError.
     """
 
-    def __init__(self, counts: Counts, gates: _Float64 = ...) -> None: ...
+    @overload
+    def __init__(self, counts: Counts) -> None: ...
+    @overload
+    def __init__(self, counts: Counts, gates: _Float64, size: _Float64) -> None: ...
     @staticmethod
     def weighted(counts: Counts, weights: _UInt8) -> Model:
         """Katz with λ from a table, ``perslm.weights``."""
@@ -161,3 +164,18 @@ def mix_columns(
     out: _Float32,
 ) -> None:
     """Fill ``out`` as ``perslm.interpolate.mix_columns`` does; arrays as those of Model."""
+
+def uncertainty(global_logprobs: _Float32, out: _Float32) -> None:
+    """Fill ``out`` as ``perslm.interpolate.uncertainty`` does; arrays as those of Model."""
+
+def shift(
+    weights: _Float32,
+    positions: _UInt32 | None,
+    factors: _Float64,
+    uncertainty: _Float32 | None,
+    coefficients: _Float64,
+) -> None:
+    """Move ``weights`` as ``perslm.backoff.shift`` does; arrays as those of Model.
+
+    ``factors`` are those of positions, ``coefficients`` those of an uncertainty.
+    """

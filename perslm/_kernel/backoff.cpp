@@ -11,7 +11,7 @@ using std::uint32_t;
 using std::uint64_t;
 
 constexpr uint32_t none = UINT32_MAX;
-constexpr double furthest = 15;
+constexpr double furthest = 15, largest_entropy = 12;
 
 // What a gate goes by: how many different events are kept of a context, and their counts added up;
 // then both with what was cut, where each event is taken for a different one.
@@ -97,9 +97,21 @@ class Masses {
   double current_ = 0;  // the mass of an n-gram for each time it was seen
 };
 
+// What lambda / (1 - lambda) is multiplied by for the uncertainty of row i.
+double of_row(const Rows& rows, size_t i) {
+  const auto within = [](double value, double low, double high) {  // low for NaN
+    return value > low ? std::min(value, high) : low;
+  };
+  const double top = std::exp(within(rows.uncertainty[2 * i], -1e3, 0));
+  const double entropy = within(rows.uncertainty[2 * i + 1], 0, largest_entropy) / 4;
+  const double* const by = rows.coefficients;
+  return std::exp(by[0] + top * (by[1] + top * by[2]) + entropy * (by[3] + entropy * by[4]));
+}
+
 class Estimator {
  public:
-  Estimator(const Counts& counts, const std::vector<Gate>& gates) : counts_(counts), gates_(gates) {
+  Estimator(const Counts& counts, const std::vector<Gate>& gates, const Size& size)
+      : counts_(counts), gates_(gates), size_(size) {
     const std::vector<uint32_t>& words = counts.words;
     const auto bos = std::lower_bound(words.begin(), words.end(), counts.specials.bos);
     if (bos != words.end() && *bos == counts.specials.bos) {
@@ -165,6 +177,9 @@ class Estimator {
       if (k > 0) {
         result_.spoken.back()[i] = spoken;
       } else {
+        const double total = static_cast<double>(std::max<uint64_t>(seen.total, 1));
+        const double size = std::log2(total) / 8;
+        result_.moved = std::exp(size_[0] + size * (size_[1] + size * size_[2]));
         result_.root_spoken = spoken;
       }
       for (uint32_t e = begin; e < end; ++e) value[e] = masses.value(count[e]);
@@ -178,23 +193,25 @@ class Estimator {
 
   const Counts& counts_;
   const std::vector<Gate>& gates_;
+  const Size& size_;
   uint32_t bos_ = none;  // <s> as entry of level 1
   Backoff result_;
 };
 
 }  // namespace
 
-void shift(const uint32_t* positions, size_t n, const double* factors, size_t known,
-           float* weights) {
+void shift(const Places* places, const Rows* rows, size_t n, float* weights) {
   for (size_t i = 0; i < n; ++i) {
-    const double lambda = weights[i];
-    const double moved = lambda * factors[std::min<size_t>(positions[i], known - 1)];
+    double factor = 1;
+    if (places) factor = places->factors[std::min<size_t>(places->positions[i], places->known - 1)];
+    if (rows) factor *= of_row(*rows, i);
+    const double lambda = weights[i], moved = lambda * factor;
     weights[i] = static_cast<float>(moved / (moved + (1 - lambda)));
   }
 }
 
-Backoff estimate(const Counts& counts, const std::vector<Gate>& gates) {
-  return Estimator(counts, gates).run();
+Backoff estimate(const Counts& counts, const std::vector<Gate>& gates, const Size& size) {
+  return Estimator(counts, gates, size).run();
 }
 
 }  // namespace perslm

@@ -27,14 +27,34 @@ struct Backoff {
                                                   // of it as a context
   std::vector<std::uint32_t> words;               // [entry of level 1]: the count it went by
   float root_spoken = 0;                          // that of the empty context
+  double moved = 1;                               // what lambda / (1 - lambda) is multiplied by
 };
 
-// Moves lambda of n states to their positions in a text. factors[i] is what lambda / (1 - lambda)
-// is multiplied by at position i; the last of them stands for all positions behind.
-void shift(const std::uint32_t* positions, std::size_t n, const double* factors, std::size_t known,
-           float* weights);
+// What lambda / (1 - lambda) is multiplied by at each position in a text; the last factor stands
+// for all positions behind.
+struct Places {
+  const std::uint32_t* positions;
+  const double* factors;
+  std::size_t known;
+};
+
+// How sure the global LM is: for each place the greatest log-probability and the entropy of its
+// row; and what the logarithm of lambda / (1 - lambda) moves by for it. perslm/backoff.py says what
+// has a coefficient.
+constexpr std::size_t row_features = 5;
+
+struct Rows {
+  const float* uncertainty;
+  const double* coefficients;
+};
+
+// Moves lambda of n states, by either or both; null pointers are not known.
+void shift(const Places* places, const Rows* rows, std::size_t n, float* weights);
+
+// What the logarithm of lambda / (1 - lambda) moves by for the size of the model: a polynomial.
+using Size = std::array<double, 3>;
 
 // gates[k] is that of contexts of k words; there must be one for each order.
-Backoff estimate(const Counts& counts, const std::vector<Gate>& gates);
+Backoff estimate(const Counts& counts, const std::vector<Gate>& gates, const Size& size);
 
 }  // namespace perslm

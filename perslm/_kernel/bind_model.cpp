@@ -4,6 +4,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "bindings.hpp"
 #include "buffers.hpp"
@@ -58,6 +59,14 @@ std::vector<Gate> gates(nb::handle rows) {
     std::copy_n(row, gate_features, result[k].coefficient.begin());
     result[k].discount = row[gate_features];
   }
+  return result;
+}
+
+Size size_of(nb::handle numbers) {
+  const Array<const double> array(numbers, "size");
+  Size result;
+  require(array.size() == result.size(), "size needs three numbers");
+  std::copy_n(array.data(), result.size(), result.begin());
   return result;
 }
 
@@ -187,6 +196,45 @@ void mix(const Model& model, nb::handle states, nb::handle weights, nb::handle g
   model.mix(from.data(), from.size(), weight.data(), rows.data(), rows.shape(1), to.data());
 }
 
+void uncertainties(nb::handle global, nb::handle out) {
+  const Floats rows(global, "global_logprobs", 2);
+  const Array<float> to(out, "out", 2);
+  require(to.shape(0) == rows.shape(0) && to.shape(1) == 2, "out needs two columns");
+  const size_t width = rows.shape(1);
+  const nb::gil_scoped_release released;
+  for (size_t i = 0; i < rows.shape(0); ++i) {
+    const Uncertainty found = uncertainty(rows.data() + i * width, width);
+    to.data()[2 * i] = found.top;
+    to.data()[2 * i + 1] = found.entropy;
+  }
+}
+
+// Moves weights where they are; `positions` and `uncertainty` are None if not known.
+void shift_weights(nb::handle weights, nb::handle positions, nb::handle factors,
+                   nb::handle uncertainty, nb::handle coefficients) {
+  const Array<float> to(weights, "weights");
+  const size_t n = to.size();
+  std::optional<Ids> place;
+  std::optional<Array<const double>> factor, by;
+  std::optional<Array<const float>> row;
+  std::optional<Places> places;
+  std::optional<Rows> rows;
+  if (!positions.is_none()) {
+    place.emplace(positions, "positions");
+    factor.emplace(factors, "factors");
+    require(place->size() == n && factor->size() > 0, "positions needs one for each weight");
+    places = Places{place->data(), factor->data(), factor->size()};
+  }
+  if (!uncertainty.is_none()) {
+    row.emplace(uncertainty, "uncertainty", 2);
+    by.emplace(coefficients, "coefficients");
+    require(row->shape(0) == n && row->shape(1) == 2 && by->size() == row_features,
+            "uncertainty needs two numbers for each weight");
+    rows = Rows{row->data(), by->data()};
+  }
+  shift(places ? &*places : nullptr, rows ? &*rows : nullptr, n, to.data());
+}
+
 void mix_columns(nb::handle global, nb::handle weights, nb::handle columns, nb::handle personal,
                  nb::handle out) {
   const Floats rows(global, "global_logprobs", 2), weight(weights, "weights");
@@ -227,12 +275,13 @@ void bind_model(nb::module_& module) {
              return Model::compile(counts);
            }),
            nb::arg("counts"))
-      .def(nb::new_([](const Counts& counts, nb::handle rows) {
+      .def(nb::new_([](const Counts& counts, nb::handle rows, nb::handle numbers) {
              const std::vector<Gate> by_order = gates(rows);
+             const Size size = size_of(numbers);
              const nb::gil_scoped_release released;
-             return Model::compile(counts, by_order);
+             return Model::compile(counts, by_order, size);
            }),
-           nb::arg("counts"), nb::arg("gates"))
+           nb::arg("counts"), nb::arg("gates"), nb::arg("size"))
       .def_static(
           "weighted",
           [](const Counts& counts, nb::handle weights) {
@@ -272,6 +321,9 @@ void bind_model(nb::module_& module) {
       .def("continuations", &continuations)
       .def("mix", &mix);
   module.def("mix_columns", &mix_columns);
+  module.def("uncertainty", &uncertainties);
+  module.def("shift", &shift_weights, nb::arg("weights"), nb::arg("positions").none(),
+             nb::arg("factors"), nb::arg("uncertainty").none(), nb::arg("coefficients"));
 }
 
 }  // namespace perslm

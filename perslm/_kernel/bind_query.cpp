@@ -50,12 +50,12 @@ nb::object request(Read read, nb::bytes body, size_t max_histories) {
 }
 
 // The float32 arrays λ [n] and ln p [n, k] behind what a format writes before each of them.
-// Without a weight, λ is the model's own, by state, which the factors move to positions.
+// Without a weight, λ is the model's own, by state, which factors, if any, move to positions.
 nb::bytes answer(const Request& request, const Model& model, std::optional<float> weight,
                  nb::handle factors, nb::bytes before, nb::bytes between) {
   const Query& query = request.query;
   std::optional<Array<const double>> by;
-  if (!weight && !query.positions.empty()) {
+  if (!factors.is_none() && !query.positions.empty()) {
     by.emplace(factors, "factors");
     if (by->size() == 0) by->refuse(" is empty");
   }
@@ -89,7 +89,10 @@ nb::bytes answer(const Request& request, const Model& model, std::optional<float
       std::fill_n(weight_of, query.n, *weight);
     } else {
       model.weights(states.get(), query.n, weight_of);
-      if (by) shift(query.positions.data(), query.n, by->data(), by->size(), weight_of);
+      if (by) {
+        const Places places{query.positions.data(), by->data(), by->size()};
+        shift(&places, nullptr, query.n, weight_of);
+      }
     }
     std::memcpy(weights, weight_of, weights_size);
   }

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
 
 // Compiled several times over, for wider vectors; the loader picks what the processor has. The
 // results are the same to the bit: no operation depends on the width, and none is fused.
@@ -29,8 +30,10 @@ using std::uint32_t;
 
 constexpr size_t block = 8192;  // columns: what was just shifted is still near when it is patched
 constexpr float infinity = std::numeric_limits<float>::infinity();
+constexpr float negligible = -87;
+constexpr size_t lanes = 32;  // sums side by side: their order does not depend on the vectors
 
-// e^d for d <= 0, to 1e-7 relative; 0 below -87 (and for NaN).
+// e^d for d <= 0, to 1e-7 relative; 0 from -87 down (and for NaN).
 inline float exp_negative(float d) {
   constexpr float magic = 12582912.0F;  // 1.5 * 2^23: adding it leaves the nearest integer
   const float shifted = d * 1.44269504F + magic;
@@ -46,7 +49,7 @@ inline float exp_negative(float d) {
   bits += exponent << 23;  // p * 2^n: the low bits of `shifted` are those of n
   float result;
   std::memcpy(&result, &bits, sizeof result);
-  return d > -87.0F ? result : 0.0F;
+  return d > negligible ? result : 0.0F;
 }
 
 // ln(1 + t) for 0 <= t <= 1, to 1.3e-7: twice the inverse hyperbolic tangent of t / (2 + t).
@@ -75,6 +78,19 @@ PERSLM_WIDE void add_personal(float* values, const float* personal, size_t n, fl
   }
 }
 
+// The greatest value, and the sum of e^v * v, of every column that is i modulo `lanes`.
+PERSLM_WIDE void sum_up(const float* row, size_t blocks, float* top, float* sum) {
+  for (size_t begin = 0; begin < blocks * lanes; begin += lanes) {
+    for (size_t i = 0; i < lanes; ++i) {
+      const float given = row[begin + i];
+      const float above = given > negligible ? given : negligible;
+      const float v = above < 0.0F ? above : 0.0F;
+      top[i] = top[i] < v ? v : top[i];
+      sum[i] += exp_negative(v) * v;
+    }
+  }
+}
+
 void patch(float* row, const uint32_t* ids, const float* personal, size_t n, float log_weight) {
   std::array<float, block> values;
   for (size_t done = 0; done < n; done += block) {
@@ -93,6 +109,18 @@ bool ascends(const uint32_t* ids, size_t n) {
   bool result = true;
   for (size_t i = 1; i < n; ++i) result &= ids[i - 1] < ids[i];
   return result;
+}
+
+Uncertainty uncertainty(const float* row, size_t width) {
+  std::array<float, lanes> top, sum{}, rest;
+  top.fill(negligible);
+  rest.fill(negligible);
+  const size_t blocks = width / lanes;
+  sum_up(row, blocks, top.data(), sum.data());
+  std::copy(row + blocks * lanes, row + width, rest.begin());
+  sum_up(rest.data(), 1, top.data(), sum.data());
+  return {*std::max_element(top.begin(), top.end()),
+          -std::accumulate(sum.begin(), sum.end(), 0.0F)};
 }
 
 void mix_row(const float* global, size_t width, float weight, Columns columns,

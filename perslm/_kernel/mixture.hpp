@@ -17,6 +17,14 @@ struct Columns {
 
 bool ascends(const std::uint32_t* ids, std::size_t n);
 
+// How sure the global LM is: the greatest log-probability of a row, and its entropy in nats. A NaN,
+// and what is below -87, count as probability 0; what is above 0 as 0.
+struct Uncertainty {
+  float top, entropy;
+};
+
+Uncertainty uncertainty(const float* row, std::size_t width);
+
 // Mix one row of `width` log-probabilities into `out`, which may be `global` itself. `personal` has
 // one log-probability for each column; every other word has personal probability 0. With weight 0
 // the row is left as it is, bit for bit.

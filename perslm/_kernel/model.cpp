@@ -80,7 +80,7 @@ class BackoffRule {
   static constexpr float none = 0;
 
   explicit BackoffRule(Backoff&& backoff)
-      : value_(std::move(backoff.mass)), root_spoken_(backoff.root_spoken) {
+      : value_(std::move(backoff.mass)), root_spoken_(backoff.root_spoken), moved_(backoff.moved) {
     size_t contexts = 0;
     for (const auto& level : backoff.spoken) contexts += level.size();
     spoken_.reserve(contexts);
@@ -89,7 +89,10 @@ class BackoffRule {
   }
 
   size_t bytes() const { return size_of(value_) + size_of(spoken_) + size_of(log_root_); }
-  float weight(uint32_t, const Chain& chain) const { return chain.weight; }
+  float weight(uint32_t, const Chain& chain) const {
+    const double moved = moved_ * chain.weight;
+    return static_cast<float>(moved / (moved + (1 - static_cast<double>(chain.weight))));
+  }
   float value(uint32_t index) const { return value_[index]; }
   double fall(double factor, uint32_t entry) const {
     return factor * (1 - static_cast<double>(spoken_[entry]));
@@ -120,6 +123,7 @@ class BackoffRule {
   std::vector<float> spoken_;    // [context]: the mass of all its n-grams; the rest it leaves
   std::vector<float> log_root_;  // [event]
   float root_spoken_;
+  double moved_;  // by what lambda / (1 - lambda) is multiplied
 };
 
 struct Likely {
@@ -616,9 +620,10 @@ std::unique_ptr<Model> Model::compile(const Counts& counts, Smoothed&& smoothed)
                                 smoothed.fell_back, SmoothedRule(std::move(smoothed)));
 }
 
-std::unique_ptr<Model> Model::compile(const Counts& counts, const std::vector<Gate>& gates) {
+std::unique_ptr<Model> Model::compile(const Counts& counts, const std::vector<Gate>& gates,
+                                      const Size& size) {
   if (gates.size() != counts.levels.size()) throw ArgumentError("there must be a gate by order");
-  Backoff backoff = estimate(counts, gates);
+  Backoff backoff = estimate(counts, gates, size);
   const size_t values = backoff.mass.size();
   return compiled<BackoffRule>(counts, values, backoff.value, backoff.words, std::vector<int>(),
                                BackoffRule(std::move(backoff)));

@@ -55,7 +55,8 @@ class Model {
   // What smoothed these counts elsewhere; its log-probabilities ascend.
   static std::unique_ptr<Model> compile(const Counts& counts, Smoothed&& smoothed);
   // Backing off into the global LM, with a gate for each order.
-  static std::unique_ptr<Model> compile(const Counts& counts, const std::vector<Gate>& gates);
+  static std::unique_ptr<Model> compile(const Counts& counts, const std::vector<Gate>& gates,
+                                        const Size& size);
   virtual ~Model() = default;
 
   int order() const { return order_; }

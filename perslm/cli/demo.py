@@ -77,7 +77,7 @@ def demo(
 
 def _build(sources: list[Path], store: Store, folder: Path) -> Vocabulary:
     """Make the vocabulary and everybody's model, as `perslm vocab build` and `perslm build` do."""
-    from perslm.cli import building
+    from perslm.cli import building, nightly
 
     stdout.rule("1. sent mail to models")
     target = folder / "vocab.json"
@@ -87,7 +87,14 @@ def _build(sources: list[Path], store: Store, folder: Path) -> Vocabulary:
     from_file = building.UserFrom.FILE
     building.vocab_build(sources, target, min_users=1, user_from=from_file, languages="en,es")
     url = f"embedded:{folder}/store"
-    building.build(sources, target, user_from=from_file, languages="en,es", store=url)
+    nightly.build(
+        [str(source) for source in sources],
+        target,
+        user_from=from_file,
+        languages="en,es",
+        ledger=folder / "ledger",
+        store=url,
+    )
     return Vocabulary.load(folder / "vocab.json")
 
 
@@ -138,8 +145,13 @@ class _Timed(Scorer):
     def states(self, histories: Histories) -> UInt32Array:
         return self._scorer.states(histories)
 
-    def weights(self, states: States, positions: npt.ArrayLike | None = None) -> Float32Array:
-        return self._scorer.weights(states, positions)
+    def weights(
+        self,
+        states: States,
+        positions: npt.ArrayLike | None = None,
+        uncertainty: npt.ArrayLike | None = None,
+    ) -> Float32Array:
+        return self._scorer.weights(states, positions, uncertainty)
 
     def score(self, states: States, candidates: Candidates) -> tuple[Float32Array, UInt32Array]:
         return self._scorer.score(states, candidates)

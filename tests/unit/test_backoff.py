@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 import pickle
+from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from perslm.backoff import FEATURES, Gates
 from perslm.blob import Metadata, encode
 from perslm.counts import MAX_ORDER, Counts, Specials, count
 from perslm.errors import ArgumentError
+from perslm.interpolate import uncertainty
 from perslm.model import PersonalModel
 from tests.oracle import CLOSE, OPEN, OracleBackoff, ngram_counts
 from tests.support import Seq, sequence_lists, some_gates
@@ -44,17 +47,29 @@ def test_the_mixture_is_what_the_definition_says(
     gates = some_gates(order, seed)
     counts = counted(sequences, order)
     oracle = oracle_of(sequences, order, gates)
-    engine = compile_counts(counts, gates)
-    model = PersonalModel(engine, NOBODY, counts)
+    model = PersonalModel.from_counts(counts, NOBODY, gates=gates)
     row = np.random.default_rng(seed).dirichlet(np.ones(SIZE))
     histories = [[BOS, *words], words, []]
-    mixed = np.exp(model.mix(model.states(histories), np.log(np.tile(row, (3, 1))).astype("f4")))
+    rows = np.log(np.tile(row, (3, 1))).astype("f4")
+    mixed = np.exp(model.mix(model.states(histories), rows, positions=[len(words)] * 3))
+    size = sum(oracle.used((), w) for w in oracle.successors.get((), ()))
+    moves = polynomial(gates.size, math.log2(max(size, 1)) / 8)
+    moves += polynomial(gates.position, math.log2(1 + len(words)) / 4)
+    moves += polynomial(gates.row[:3], float(row.max()))
+    moves += polynomial([0, *gates.row[3:]], -math.fsum(row * np.log(row)) / 4)
     for found, history in zip(mixed, histories, strict=True):
         named = tuple(OPEN if i == BOS else i for i in history)
         context = named[max(0, len(named) - order + 1) :]
+        weight = 1 - oracle.mixed(context, None, 1.0)
+        moved = weight * math.exp(moves) / (weight * math.exp(moves) + 1 - weight)
         for w in range(1, SIZE):
-            expected = oracle.mixed(context, CLOSE if w == EOS else w, float(row[w]))
-            assert found[w] == pytest.approx(expected, rel=2e-5)
+            own = oracle.mixed(context, CLOSE if w == EOS else w, 0.0)
+            expected = (1 - moved) * float(row[w]) + (moved * own / weight if weight else 0.0)
+            assert found[w] == pytest.approx(expected, rel=5e-5)
+
+
+def polynomial(numbers: Iterable[float], x: float) -> float:
+    return math.fsum(number * x**power for power, number in enumerate(numbers))
 
 
 @given(sequence_lists(), ORDERS, st.integers(0, 99), st.booleans())
@@ -99,6 +114,36 @@ def test_a_weight_of_zero_changes_nothing(backend: str) -> None:
         assert model.weights(states, [0, 2]).tolist() == [0, 0]
 
 
+@given(sequence_lists(), ORDERS, st.integers(0, 99), st.sampled_from([0.1, 1.0, 30.0]))
+def test_mixed_rows_sum_to_one_however_sure_the_global_lm_is(
+    backend: str, sequences: list[Seq], order: int, seed: int, flat: float
+) -> None:
+    model = PersonalModel.from_counts(
+        counted(sequences, order), NOBODY, gates=some_gates(order, seed)
+    )
+    rows = np.random.default_rng(seed).dirichlet(np.full(SIZE, flat), 3)
+    states = model.states([[BOS], [2, 3], [4]])
+    with np.errstate(divide="ignore"):
+        mixed = model.mix(states, np.log(rows).astype(np.float32), positions=[0, 2, 400])
+    assert np.exp(mixed.astype(float)).sum(1) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_mixture_has_the_weights_of_its_rows(backend: str) -> None:
+    model = PersonalModel.from_counts(counted(texts(), 3), NOBODY)
+    rows = np.log(np.array([[1 / SIZE] * SIZE, [0.94, *[0.01] * (SIZE - 1)]], np.float32))
+    states = model.states([[2, 3]] * 2)
+    for positions in (None, [0, 40]):
+        weights = model.weights(states, positions, uncertainty(rows))
+        known = np.logaddexp(
+            np.log(weights)[:, None] + model.distribution(states),
+            np.log1p(-weights)[:, None] + rows,
+        )
+        assert model.mix(states, rows, positions=positions) == pytest.approx(known, abs=1e-5)
+        assert weights[0] > weights[1]  # it is asked where the global LM does not know
+    fixed = PersonalModel.from_counts(counted(texts(), 3), NOBODY, weight=0.25)
+    assert fixed.weights([0], [3], [[-1, 2]]).tolist() == [0.25]
+
+
 def test_weights_depend_on_the_state_unless_one_is_given(backend: str) -> None:
     counts = counted(texts(), 3)
     model = PersonalModel.from_counts(counts, NOBODY)
@@ -129,26 +174,65 @@ def test_the_estimator_is_chosen_and_kept(backend: str) -> None:
         PersonalModel.from_blob(data, estimator="guess")  # type: ignore[arg-type]
 
 
-def test_positions_move_weights_but_not_those_that_are_certain() -> None:
-    gates = Gates(np.zeros((1, FEATURES + 1)), np.array([1.0, -1.0, 0.0]))
+def moving(position: list[float], row: list[float]) -> Gates:
+    return Gates(np.zeros((1, FEATURES + 1)), np.zeros(3), np.array(position), np.array(row))
+
+
+def test_positions_move_weights_but_not_those_that_are_certain(backend: str) -> None:
+    gates = moving([1, -1, 0], [0] * 5)
     weights = np.array([0, 0.2, 0.2, 0.2, 1], np.float32)
-    moved = backoff.shift(weights, [0, 0, 15, 10**6, 0], gates)
+    moved = backoff.shift(weights, gates, [0, 0, 15, 10**6, 0])
     assert moved[[0, 4]].tolist() == [0, 1]
     assert moved[1] == pytest.approx(0.2 * math.e / (0.2 * math.e + 0.8))
     assert moved[1] > moved[2] > moved[3]
     assert moved[2] == pytest.approx(0.2)
-    assert moved[3] == backoff.shift(weights[:1] + 0.2, [255], gates)[0]
+    assert moved[3] == backoff.shift(weights[:1] + 0.2, gates, [255])[0]
+    assert weights.tolist() == pytest.approx([0, 0.2, 0.2, 0.2, 1])
+
+
+def test_rows_move_weights_by_what_the_global_lm_knows(backend: str) -> None:
+    gates = moving([0] * 3, [0.5, -1, 0, 1, 0])
+    weights = np.full(4, 0.2, np.float32)
+    rows = [[0, 0], [math.log(0.5), 2], [-80, 12], [-80, 1e9]]
+    moved = backoff.shift(weights, gates, uncertainty=rows)
+    for found, move in zip(moved, (0.5 - 1, 0.5 - 0.5 + 0.5, 0.5 + 3, 0.5 + 3), strict=True):
+        assert found == pytest.approx(0.2 * math.exp(move) / (0.2 * math.exp(move) + 0.8))
+    both = moving([0.3, 0, 0], [0.5, -1, 0, 1, 0])
+    twice = backoff.shift(backoff.shift(weights, both, [3] * 4), both, None, rows)
+    assert backoff.shift(weights, both, [3] * 4, rows) == pytest.approx(twice, rel=1e-6)
+
+
+def test_a_place_that_cannot_be_moves_weights_to_weights(backend: str) -> None:
+    gates = backoff.population(3)
+    weights = np.array([0, 1e-9, 0.5, 1], np.float32)
+    odd = [np.nan, np.inf, -np.inf, 3e38, -3e38]
+    for top in odd:
+        for entropy in odd:
+            moved = backoff.shift(weights, gates, [-5, 0, 2**40, 1], [[top, entropy]] * 4)
+            assert moved[[0, 3]].tolist() == [0, 1]
+            assert ((moved >= 0) & (moved <= 1)).all()
+
+
+def test_places_have_a_number_for_each_weight() -> None:
+    gates, weights = backoff.population(3), np.full(2, 0.5, np.float32)
+    for positions in ([1], [1, 2, 3], [[1, 2]], [0.5, 1], ["a", "b"]):
+        with pytest.raises(ArgumentError, match="positions"):
+            backoff.shift(weights, gates, positions)
+    for rows in ([1, 2], [[1, 2]], [[1], [2]], [["a", "b"]] * 2, [[1], [2, 3]]):
+        with pytest.raises(ArgumentError, match="uncertainty"):
+            backoff.shift(weights, gates, None, rows)
 
 
 def test_gates_come_with_the_package() -> None:
     for order in range(1, MAX_ORDER + 1):
         gates = backoff.population(order)
         assert gates.table.shape == (order, FEATURES + 1)
-        assert gates.position.shape == (3,)
+        assert (gates.size.shape, gates.position.shape, gates.row.shape) == ((3,), (3,), (5,))
         assert ((gates.table[:, FEATURES] > 0) & (gates.table[:, FEATURES] < 1)).all()
 
 
 def test_there_must_be_a_gate_by_order(backend: str) -> None:
-    for gates in (some_gates(2, 1), Gates(np.zeros((3, 4)), np.zeros(3))):
+    narrow = replace(some_gates(3, 1), table=np.zeros((3, 4)))
+    for gates in (some_gates(2, 1), narrow):
         with pytest.raises(ArgumentError):
             compile_counts(counted(texts(), 3), gates)

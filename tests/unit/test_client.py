@@ -29,7 +29,7 @@ from perslm.errors import (
     ServiceError,
     VocabularyMismatchError,
 )
-from perslm.interpolate import mix_columns
+from perslm.interpolate import Float32Array, mix_columns, uncertainty
 from perslm.model import NullModel
 from perslm.remote import RemoteModel
 from perslm.vocabulary import Vocabulary
@@ -314,7 +314,7 @@ def test_weights_come_with_the_scores() -> None:
 
 
 @pytest.mark.parametrize("told", [{"weight_by_state": True}, {"weight_by_state": False}, {}])
-def test_positions_move_weights_that_are_by_state_and_are_not_sent(told: dict[str, bool]) -> None:
+def test_places_move_weights_that_are_by_state_and_are_not_sent(told: dict[str, bool]) -> None:
     bodies = []
 
     def script(method: str, path: str, body: bytes) -> Reply:
@@ -323,24 +323,31 @@ def test_positions_move_weights_that_are_by_state_and_are_not_sent(told: dict[st
         bodies.append(msgpack.unpackb(body))
         return scores(ids=wire.pack_array([2, 3, 4], "<u4"))
 
-    here = np.array([0.5, 0.25], np.float32)
-    moved = backoff.shift(here, [3, 200], backoff.population(3))
-    wanted = moved if told.get("weight_by_state") else here  # services of old do not tell
+    here, sure = np.array([0.5, 0.25], np.float32), uncertainty(ROWS)
+
+    def at(*place: Any) -> Float32Array:
+        moved = backoff.shift(here, backoff.population(3), *place)
+        return moved if told.get("weight_by_state") else here  # services of old do not tell
+
     with service(script) as url, Client(url) as client:
         model = client.model("u", FINGERPRINT)
         states = model.states([[2], [3]])
         mixed = model.mix(states, ROWS, positions=[3, 200])
         logprobs = np.array([[-1, -2, -np.inf]] * 2, np.float32)
-        assert mixed.tobytes() == mix_columns(ROWS, wanted, np.array([2, 3, 4]), logprobs).tobytes()
-        assert model.weights(states, [3, 200]).tolist() == wanted.tolist()
-        assert model.weights(states, positions=np.array([3, 200])).tolist() == wanted.tolist()
+        wanted = mix_columns(ROWS, at([3, 200], sure), np.array([2, 3, 4]), logprobs)
+        assert mixed.tobytes() == wanted.tobytes()
+        assert model.weights(states, [3, 200]).tolist() == at([3, 200]).tolist()
+        assert (
+            model.weights(states, np.array([3, 200]), sure).tolist() == at([3, 200], sure).tolist()
+        )
+        assert model.weights(states, uncertainty=sure).tolist() == at(None, sure).tolist()
         assert model.weights(states).tolist() == [0.5, 0.25]
         if told.get("weight_by_state"):
             for wrong in ([3], [3, 4, 5], [0.5, 1.0], 7):
                 with pytest.raises(ArgumentError):
                     model.weights(states, wrong)
     (body,) = bodies
-    assert "positions" not in body
+    assert not {"positions", "uncertainty"} & set(body)
 
 
 def test_a_model_made_while_the_service_was_away_learns_how_it_weighs() -> None:

@@ -16,7 +16,13 @@ from perslm import _backend
 from perslm._scoring import Engine, NumpyEngine, Smoothing
 from perslm.counts import Counts, Level, Specials, count
 from perslm.errors import ArgumentError
-from perslm.interpolate import Float32Array, mix_columns, mix_with_numpy
+from perslm.interpolate import (
+    Float32Array,
+    mix_columns,
+    mix_with_numpy,
+    uncertainty,
+    uncertainty_with_numpy,
+)
 from tests.support import Seq, sequence_lists
 
 pytestmark = pytest.mark.skipif(_backend.native is None, reason="there is no kernel to compare")
@@ -249,6 +255,30 @@ def test_mixing_is_exact(weight: float) -> None:
     assert in_place.tobytes() == mixed.tobytes()
     if weight == 0:
         assert mixed.tobytes() == rows.tobytes()
+
+
+@pytest.mark.parametrize("width", [2, 31, 32, 33, 5_000])
+def test_how_sure_the_global_lm_is(width: int) -> None:
+    chance = np.random.default_rng(width)
+    rows = np.log(chance.dirichlet(np.full(width, 0.05), 4) + 1e-30).astype(np.float32)
+    rows[1] = -np.log(width)
+    rows[2, ::2] = -np.inf
+    found, twin = uncertainty(rows), np.empty((4, 2), np.float32)
+    uncertainty_with_numpy(rows, twin)
+    assert found[:, 0].tolist() == twin[:, 0].tolist() == rows.max(1).tolist()
+    assert found[:, 1] == pytest.approx(twin[:, 1], abs=1e-5)
+    known = np.where(np.isfinite(rows), rows, 0).astype(float)
+    assert found[:, 1] == pytest.approx(-(np.exp(rows.astype(float)) * known).sum(1), abs=1e-4)
+
+
+def test_odd_rows_have_an_uncertainty_that_is_a_number() -> None:
+    odd = np.array([[np.nan] * 3, [-np.inf] * 3, [np.inf, 5, -1], [np.nan, -1, -0.5]], np.float32)
+    found, twin = uncertainty(odd), np.empty((4, 2), np.float32)
+    uncertainty_with_numpy(odd, twin)
+    assert_close(found, twin)
+    assert found[:, 0].tolist() == [-87, -87, 0, -0.5]
+    assert np.isfinite(found).all()
+    assert uncertainty(np.zeros((2, 0), np.float32)).tolist() == [[-87, 0], [-87, 0]]
 
 
 def test_what_is_no_number_stays_none() -> None:
