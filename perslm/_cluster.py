@@ -8,9 +8,10 @@ may lose what was answered. Here every write is followed by ``WAIT 1`` on the sa
 done when a replica has it, too, and what is done survives the death of one node. A primary without
 a replica in sync has nobody to wait for and writes alone; ``min-replicas-to-write 1`` forbids that.
 
-**Patience.** A write goes on trying while a failover or a migration lasts, and so does a listing: a
-build outlives both. A reader gives up soon: no model now is better than threads that all wait for
-one dead node. Every operation of a store may be repeated.
+**Patience.** A write goes on trying while a failover or a migration lasts, and so does a listing. A
+reader gives up soon: no model now is better than threads that all wait for one dead node. The
+readers of a ``patient`` client, such as a build's, go on as writes do. Every operation of a store
+may be repeated.
 
 **Listing.** Keys that move to another node during SCAN can be missed. So a listing goes over all
 nodes again until no slot has moved, nor is about to, from the beginning to the end of it.
@@ -67,7 +68,8 @@ class _UnconfirmedError(exceptions.ResponseError):
 class Cluster(_RedisCluster):  # type: ignore[misc]
     """A cluster, with what a store asks of one server; safe to use from many threads."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(self, *arguments: Any, patient: bool = False, **options: Any) -> None:
+        self._patient = patient
         self._strangers: dict[str, ClusterNode] = {}  # nodes that the map does not have yet
         self._replicated: dict[str, bool] = {}  # whether a node had a replica in sync, last
         self._refreshed = 0.0
@@ -81,7 +83,7 @@ class Cluster(_RedisCluster):  # type: ignore[misc]
 
         Raises what redis-py does, after ``WRITE_SECONDS`` or ``READ_SECONDS`` of trying.
         """
-        patience = _Patience(WRITE_SECONDS if writes else READ_SECONDS)
+        patience = _Patience(WRITE_SECONDS if writes or self._patient else READ_SECONDS)
         elsewhere: exceptions.AskError | None = None  # or MovedError, which is one
         while True:
             try:
@@ -145,6 +147,10 @@ class Cluster(_RedisCluster):  # type: ignore[misc]
         self._refreshed = now
         self.nodes_manager.initialize()
 
+    def pipeline(self, **_: Any) -> Batch:
+        """Return what runs the reading scripts of many users together."""
+        return Batch(self)
+
     # All nodes
 
     def ping(self, **_: Any) -> bool:
@@ -186,20 +192,23 @@ class Cluster(_RedisCluster):  # type: ignore[misc]
             words = next(line for line in lines if b"myself" in line).split()
             if b"master" not in words[2]:
                 raise exceptions.ReadOnlyError("no primary any more")
-            found += [(words[0], slots) for slots in words[8:]]
+            found += [(words[0] + words[6], slots) for slots in words[8:]]  # with its epoch
         return frozenset(found)
 
     def _primaries(self) -> list[ClusterNode]:
-        """Return all primaries, also one that gets its first slots just now."""
+        """Return all primaries, also one that the map of slots does not have yet."""
         nodes = {node.name: node for node in self.get_primaries()}
         some = self.get_redis_connection(random.choice(list(nodes.values())))
         for line in some.execute_command("CLUSTER", "NODES").decode().splitlines():
             _, address, flags, *_ = line.split()
-            if "master" in flags and not {"fail", "noaddr", "handshake"} & set(flags.split(",")):
-                host, _, port = address.partition("@")[0].rpartition(":")
-                if len(line.split()) == 8:  # without slots of its own
-                    node = self._node(host, int(port))
-                    nodes[node.name] = node
+            if "master" not in flags or {"fail", "noaddr", "handshake"} & set(flags.split(",")):
+                continue
+            place, _, rest = address.partition("@")  # host:port@bus,name,…
+            host, _, port = place.rpartition(":")
+            name = [*rest.split(","), ""][1] or host
+            if not {f"{host}:{port}", f"{name}:{port}"} & nodes.keys():
+                node = self._node(name, int(port))
+                nodes[node.name] = node
         return list(nodes.values())
 
     def _patiently(self, call: Callable[[], _T], patience: _Patience) -> _T:
@@ -213,6 +222,42 @@ class Cluster(_RedisCluster):  # type: ignore[misc]
     def pubsub(self, **options: Any) -> Any:
         """Return a subscriber at any one node: all of them hear what is published."""
         return super().pubsub(node=self.get_random_node(), **options)
+
+
+class Batch:
+    """Scripts that only read, each with the keys of one user: one request for every node."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._commands: list[tuple[Any, ...]] = []
+
+    def eval(
+        self, script: str, number: int, *keys_and_arguments: str | bytes | int | float
+    ) -> None:
+        """Add one; it runs when all do."""
+        self._commands.append(("EVAL", script, number, *keys_and_arguments))
+
+    def execute(self) -> list[Any]:
+        """Return all replies, in the order of the commands; raises as ``Cluster.at``."""
+        replies: list[Any] = [None] * len(self._commands)
+        places: dict[ClusterNode, list[int]] = {}
+        for i, (_, _, _, key, *_) in enumerate(self._commands):
+            places.setdefault(self._cluster.get_node_from_key(key), []).append(i)
+        for node, of_node in places.items():
+            pipe = self._cluster.get_redis_connection(node).pipeline(transaction=False)
+            for i in of_node:
+                pipe.execute_command(*self._commands[i])
+            try:
+                found = pipe.execute(raise_on_error=False)
+            except _AWAY as error:
+                found = [error] * len(of_node)
+            for i, reply in zip(of_node, found, strict=True):
+                replies[i] = reply
+        for i, reply in enumerate(replies):
+            if isinstance(reply, Exception):  # elsewhere by now, perhaps; if not, it fails again
+                command = self._commands[i]
+                replies[i] = self._cluster.at(command[3], *command, writes=False)
+        return replies
 
 
 class _Patience:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import redis
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode
+from redis.exceptions import AuthenticationError, RedisClusterException
 from redis.retry import Retry
 
 from perslm._cluster import Cluster
@@ -37,12 +38,14 @@ class Connection:
     """The way to one server, for a store and its views; safe to use from many threads.
 
     Nothing is connected or started before the first use. ``location`` is the URL without
-    credentials. Raises ArgumentError if ``url`` is none that perslm knows.
+    credentials. ``patient`` says that readers, too, wait while a cluster heals. Raises
+    ArgumentError if ``url`` is none that perslm knows.
     """
 
-    def __init__(self, url: str, timeout: float) -> None:
+    def __init__(self, url: str, timeout: float, *, patient: bool = False) -> None:
         self._url = url
         self._timeout = timeout
+        self._patient = patient
         self._mutex = threading.Lock()
         self._client: Any = None  # redis.Redis or Cluster, whose types differ
         self._closed = False
@@ -138,7 +141,12 @@ class Connection:
             if self._client is not None:  # the nodes of the URL may be gone by now
                 others += [(node.host, node.port) for node in self._client.get_nodes()]
             nodes = [ClusterNode(*other) for other in others]  # type: ignore[no-untyped-call]
-            return Cluster.from_url(url, startup_nodes=nodes, **options)
+            try:
+                return Cluster.from_url(url, startup_nodes=nodes, patient=self._patient, **options)
+            except RedisClusterException as error:
+                if isinstance(error.__cause__, AuthenticationError):
+                    raise error.__cause__ from None
+                raise
         options["retry"] = Retry(NoBackoff(), 0)
         if self._server is not None:
             return redis.Redis(unix_socket_path=str(self._server.socket), **options)
