@@ -85,6 +85,14 @@ class Suggester:
         self._banned.discard(vocabulary.eos)
         self._index = _PrefixIndex(pieces, self._banned)
 
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Return the vocabulary of the global LM and of the models that fit it."""
+        return self._vocabulary
+
+    def __repr__(self) -> str:
+        return f"Suggester(width={self._width}, tokens={self._tokens})"
+
     def suggest(self, text: str, personal: Scorer | None = None) -> list[Suggestion]:
         """Return what could follow ``text``, whose end is the cursor; best first, maybe nothing.
 
