@@ -52,6 +52,9 @@ ROUNDS = 250
 
 Objective: TypeAlias = Callable[[Float64Array], tuple[float, Float64Array]]
 
+Learn: TypeAlias = Callable[[list[Letter], Vocabulary, int], Counts]
+"""Counts what a model of this order goes by, of letters."""
+
 Passage: TypeAlias = tuple[AnyIntegers, npt.NDArray[np.floating]]
 """Ids, which begin with ``<s>``, and what ``Targets.of`` says of those behind it."""
 
@@ -310,13 +313,23 @@ def minimize(objective: Objective, begin: Float64Array, memory: int = 12) -> Flo
     return x
 
 
+def counts_of(letters: list[Letter], vocabulary: Vocabulary, order: int) -> Counts:
+    """Return all n-grams of letters."""
+    sequences = (s for letter in letters for s in letter.sequences)
+    return count(sequences, order, specials(vocabulary))
+
+
 def samples(
-    letters: list[Letter], vocabulary: Vocabulary, targets: Targets, order: int
+    letters: list[Letter],
+    vocabulary: Vocabulary,
+    targets: Targets,
+    order: int,
+    learn: Learn = counts_of,
 ) -> Iterator[Sample]:
     """Yield the samples of one person, that of all their mail last."""
     past, _ = split(letters, 0.2)
     older, newest = split(past, 0.1)
-    yield from samples_of(older, newest, vocabulary, targets, order)
+    yield from samples_of(older, newest, vocabulary, targets, order, learn)
 
 
 def samples_of(
@@ -325,12 +338,12 @@ def samples_of(
     vocabulary: Vocabulary,
     targets: Targets,
     order: int,
+    learn: Learn = counts_of,
 ) -> Iterator[Sample]:
     """Yield what models of the last ``older`` letters, and of all, have of the ``newest``."""
     passages = passages_of(newest, targets)
     for amount in amounts_of(older, AMOUNTS):
-        counts = counts_of(older[-amount:], vocabulary, order)
-        yield sample(counts, passages).some(MOST_TOKENS)
+        yield sample(learn(older[-amount:], vocabulary, order), passages).some(MOST_TOKENS)
 
 
 def passages_of(letters: list[Letter], targets: Targets) -> list[Passage]:
@@ -340,12 +353,6 @@ def passages_of(letters: list[Letter], targets: Targets) -> list[Passage]:
         for letter in letters
         for ids, row in zip(letter.passages, targets.of(letter), strict=True)
     ]
-
-
-def counts_of(letters: list[Letter], vocabulary: Vocabulary, order: int) -> Counts:
-    """Return what a build counts of letters."""
-    sequences = (s for letter in letters for s in letter.sequences)
-    return count(sequences, order, specials(vocabulary))
 
 
 def as_json(gates: dict[int, Gates]) -> str:

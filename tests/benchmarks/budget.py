@@ -11,26 +11,18 @@ as it takes.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import numpy as np
 
-from builders import gates as fitting
-from builders.clean import KINDS
-from builders.evaluate.mail import Letter, letters_of
+from builders.evaluate.mail import Letter
 from builders.evaluate.measure import tally
 from builders.evaluate.run import split
-from builders.evaluate.targets import Targets
-from builders.prepare import Settings
+from builders.evaluate.study import add_global_lm, open_study, parser_of
+from builders.gates import counts_of
 from builders.pruning import shrink
-from builders.routing import Router
 from perslm.blob import Metadata, encode
 from perslm.counts import Counts
-from perslm.global_lm import open_global_lm
 from perslm.model import PersonalModel
 from perslm.vocabulary import Vocabulary
-from tests.benchmarks.estimators import Quiet, counted
 
 BUDGETS = (4096, 8192, 16384, 32768)
 NOBODY = Metadata("0" * 32)
@@ -41,44 +33,29 @@ def newest(letters: list[Letter], order: int, vocabulary: Vocabulary, most: int)
     fits, too_many = 0, len(letters) + 1
     while fits + 1 < too_many:
         tried = (fits + too_many) // 2
-        counts = counted(letters[len(letters) - tried :], order, vocabulary)
+        counts = counts_of(letters[len(letters) - tried :], vocabulary, order)
         if len(encode(counts, NOBODY)) <= most:
             fits = tried
         else:
             too_many = tried
-    return counted(letters[len(letters) - fits :], order, vocabulary)
+    return counts_of(letters[len(letters) - fits :], vocabulary, order)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("mail", nargs="+", type=Path)
-    parser.add_argument("--by-file", action="store_true", help="a file is the mail of one person")
+    parser = parser_of(__doc__)
     parser.add_argument("--order", type=int, default=5)
-    parser.add_argument("--global-lm", default="smollm2")
-    parser.add_argument("--as-is", action="store_true", help="the mail holds own words only")
-    parser.add_argument("--cache", type=Path, default=Path("global-logprobs"))
+    add_global_lm(parser)
     options = parser.parse_args()
-    shared = open_global_lm(options.global_lm)
-    vocabulary, order = shared.vocabulary, options.order
-    targets = Targets(shared, options.global_lm, options.cache)
-    router = Router.for_sources(
-        options.mail, user=None, me=(), by_file=options.by_file, progress=Quiet()
-    )
-    settings = Settings(languages=("all",), keep=KINDS) if options.as_is else Settings()
-    mail = letters_of(
-        options.mail, router=router, vocabulary=vocabulary, settings=settings, progress=Quiet()
-    )
+    study, order = open_study(options), options.order
     found: dict[tuple[str, int], list[tuple[int, float]]] = {}
-    for letters in mail.values():
-        if len(letters) < fitting.FEWEST_LETTERS:
-            continue
+    for letters in study.people:
         past, future = split(letters, 0.2)
-        expected = [targets.of(letter) for letter in future]
-        whole = counted(past, order, vocabulary)
+        expected = [study.targets.of(letter) for letter in future]
+        whole = counts_of(past, study.vocabulary, order)
         models = {("none", 0): whole}
         for most in BUDGETS:
             models["rule", most] = shrink(whole, NOBODY, most)[0]
-            models["newest", most] = newest(past, order, vocabulary, most)
+            models["newest", most] = newest(past, order, study.vocabulary, most)
         for name, counts in models.items():
             row = tally(PersonalModel.from_counts(counts, NOBODY), future, expected)
             found.setdefault(name, []).append((len(encode(counts, NOBODY)), row.reduction))

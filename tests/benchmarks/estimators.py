@@ -1,96 +1,164 @@
-"""What personalization is worth by estimator, with gates that were fitted on other people only.
+"""What personalization is worth with gates that were fitted on other people only.
 
     python -m tests.benchmarks.estimators MAIL... [--by-file] [--as-is] [--order 5]
 
-``perslm evaluate`` uses the gates that come with perslm; whose mail they were fitted on cannot tell
-how good they are. Here people are dealt into seven parts, and each is tested with gates of the
-other six. The test is the newest fifth of a person's letters; counts are of all before, and of the
-last 10, 30, … of them.
+The gates that come with perslm cannot tell it: they were fitted on some people's mail, maybe on
+this. Here people are dealt into seven parts, and each is tested with gates of the other six. The
+test is the newest fifth of a person's letters. In the table,
+
+* ``model`` is one of all letters before, or of the last 10, 30, …, which stays as it is;
+* ``no place`` the same for a caller that says neither how far into the text it is nor what the
+  global LM makes of it;
+* ``nightly`` and ``at once`` are models that go on learning: of each letter of the test, they know
+  those of the days before, or all letters before;
+* ``two letters`` leaves out n-grams above order 1 that stand in one letter only, as ``perslm
+  build`` does unless told otherwise, with gates that were fitted on such models; ``both, all`` and
+  ``both, two`` have gates that were fitted on models of both kinds;
+* ``one λ`` is the best single λ that each person could have had, found on the test itself: the
+  better of one with Katz and one with our own p_personal.
 """
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
+from collections.abc import Iterator
+from itertools import groupby
 
 import numpy as np
 
 from builders import gates as fitting
-from builders.build import specials
-from builders.clean import KINDS
-from builders.evaluate.mail import Letter, letters_of
-from builders.evaluate.measure import Tally, tally
-from builders.evaluate.run import AMOUNTS, split
-from builders.evaluate.targets import Targets
-from builders.prepare import Settings
-from builders.routing import Router
-from perslm._scoring import compile_counts
+from builders.evaluate.hindsight import hindsight
+from builders.evaluate.mail import Letter
+from builders.evaluate.measure import Tally
+from builders.evaluate.run import amounts_of, split
+from builders.evaluate.study import Study, add_global_lm, open_study, parser_of
+from builders.hygiene import in_messages
+from perslm.backoff import Gates
 from perslm.blob import Metadata
-from perslm.counts import Counts, count
-from perslm.global_lm import open_global_lm
+from perslm.counts import Counts, merge
 from perslm.model import PersonalModel
 from perslm.vocabulary import Vocabulary
 
 PARTS = 7
 NOBODY = Metadata("0" * 32)
 
-
-class Quiet:
-    def stage(self, name: str, total: int) -> None: ...
-
-    def advance(self, amount: int) -> None: ...
+Rows = dict[tuple[str, str], list[Tally]]
+"""The tallies of people by system and number of letters."""
 
 
-def counted(letters: list[Letter], order: int, vocabulary: Vocabulary) -> Counts:
-    return count((s for letter in letters for s in letter.sequences), order, specials(vocabulary))
+def in_two_letters(letters: list[Letter], vocabulary: Vocabulary, order: int) -> Counts:
+    """Return the counts without n-grams above order 1 of one letter only; what is cut is known."""
+    counts = fitting.counts_of(letters, vocabulary, order)
+    number = in_messages(counts, [letter.sequences for letter in letters])
+    words = np.ones(len(counts.levels[0]), bool)
+    return counts.select([words, *(n > 1 for n in number[1:])])
+
+
+def tally_of(sample: fitting.Sample, gates: Gates) -> Tally:
+    """Return how well a sample's tokens are predicted."""
+    return Tally(
+        tokens=len(sample.shared),
+        global_nats=-float(np.log(sample.shared).sum()),
+        mixed_nats=-float(np.log(fitting.probabilities(sample, gates)).sum()),
+    )
+
+
+def growing(
+    past: list[Letter], future: list[Letter], study: Study, order: int, gates: Gates, at_once: bool
+) -> Tally:
+    """Return how well letters are predicted by models that know those before, or of days before."""
+    total, counts = Tally(), fitting.counts_of(past, study.vocabulary, order)
+
+    def known_from(numbered: tuple[int, Letter]) -> int:
+        number, letter = numbered
+        return number if at_once else int(letter.when // 86400)
+
+    for _, group in groupby(enumerate(future), known_from):
+        letters = [letter for _, letter in group]
+        sample = fitting.sample(counts, fitting.passages_of(letters, study.targets))
+        total += tally_of(sample, gates)
+        counts = merge([counts, fitting.counts_of(letters, study.vocabulary, order)])
+    return total
+
+
+def without_place(gates: Gates) -> Gates:
+    """Return gates for who knows nothing of a place but its context."""
+    return Gates(gates.table, gates.size, 0 * gates.position, 0 * gates.row)
+
+
+def tested(
+    letters: list[Letter], study: Study, order: int, plain: Gates, two: Gates, both: Gates
+) -> Iterator[tuple[str, str, Tally]]:
+    """Yield the figures of one person, by system and number of letters."""
+    past, future = split(letters, 0.2)
+    passages = fitting.passages_of(future, study.targets)
+    for amount in amounts_of(past):
+        name = "all" if amount == len(past) else str(amount)
+        whole = fitting.counts_of(past[-amount:], study.vocabulary, order)
+        sample = fitting.sample(whole, passages)
+        yield "model", name, tally_of(sample, plain)
+        yield "no place", name, tally_of(sample, without_place(plain))
+        yield "both, all", name, tally_of(sample, both)
+        cut = fitting.sample(in_two_letters(past[-amount:], study.vocabulary, order), passages)
+        yield "two letters", name, tally_of(cut, two)
+        yield "both, two", name, tally_of(cut, both)
+    for at_once in (False, True):
+        tally = growing(past, future, study, order, plain, at_once)
+        yield "at once" if at_once else "nightly", "all", tally
+
+
+def best_single(letters: list[Letter], study: Study, order: int, gates: Gates) -> float:
+    """Return by what share the best λ in hindsight cuts a person's perplexity."""
+    past, future = split(letters, 0.2)
+    counts = fitting.counts_of(past, study.vocabulary, order)
+    own = PersonalModel.from_counts(counts, NOBODY, gates=gates)
+    katz = PersonalModel.from_counts(counts, NOBODY, estimator="katz")
+    found = hindsight(own, katz, future, [study.targets.of(letter) for letter in future])
+    return max(found["single"], found["single_katz"])
+
+
+def others(people: list[list[fitting.Sample]], part: int) -> list[list[fitting.Sample]]:
+    """Return the samples of who is not tested in this part."""
+    return [own for i, own in enumerate(people) if i % PARTS != part]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("mail", nargs="+", type=Path)
-    parser.add_argument("--by-file", action="store_true", help="a file is the mail of one person")
+    parser = parser_of(__doc__)
     parser.add_argument("--order", type=int, default=5)
-    parser.add_argument("--global-lm", default="smollm2")
-    parser.add_argument("--as-is", action="store_true", help="the mail holds own words only")
-    parser.add_argument("--cache", type=Path, default=Path("global-logprobs"))
+    add_global_lm(parser)
     options = parser.parse_args()
-    shared = open_global_lm(options.global_lm)
-    vocabulary, order = shared.vocabulary, options.order
-    targets = Targets(shared, options.global_lm, options.cache)
-    router = Router.for_sources(
-        options.mail, user=None, me=(), by_file=options.by_file, progress=Quiet()
+    study, order = open_study(options), options.order
+    plain, two = (
+        [
+            list(fitting.samples(p, study.vocabulary, study.targets, order, learn))
+            for p in study.people
+        ]
+        for learn in (fitting.counts_of, in_two_letters)
     )
-    settings = Settings(languages=("all",), keep=KINDS) if options.as_is else Settings()
-    mail = letters_of(
-        options.mail, router=router, vocabulary=vocabulary, settings=settings, progress=Quiet()
-    )
-    people = [letters for letters in mail.values() if len(letters) >= fitting.FEWEST_LETTERS]
-    samples = [list(fitting.samples(p, vocabulary, targets, order)) for p in people]
-    found: dict[tuple[str, str], list[Tally]] = {}
+    found: Rows = {}
+    singles: list[float] = []
     for part in range(PARTS):
-        others = [s for i, own in enumerate(samples) if i % PARTS != part for s in own]
-        fitted = fitting.fit(others, order)
-        for letters in people[part::PARTS]:
-            past, future = split(letters, 0.2)
-            expected = [targets.of(letter) for letter in future]
-            for amount in [*(a for a in AMOUNTS if a < len(past)), len(past)]:
-                counts = counted(past[-amount:], order, vocabulary)
-                models = {
-                    "backoff": PersonalModel(compile_counts(counts, fitted), NOBODY, counts),
-                    "katz": PersonalModel.from_counts(counts, NOBODY, estimator="katz"),
-                }
-                name = "all" if amount == len(past) else str(amount)
-                for estimator, model in models.items():
-                    rows = found.setdefault((estimator, name), [])
-                    rows.append(tally(model, future, expected))
-    print("estimator letters people  mean reduction  pooled  improved  worst")
-    for (estimator, name), rows in found.items():
+        gates = [fitting.fit(others(people, part), order) for people in (plain, two)]
+        gates.append(fitting.fit(others(plain, part) + others(two, part), order))
+        for letters in study.people[part::PARTS]:
+            for system, name, tally in tested(letters, study, order, *gates):
+                found.setdefault((system, name), []).append(tally)
+            singles.append(best_single(letters, study, order, gates[0]))
+    print("system           letters people  mean reduction  pooled  improved  worst")
+    for (system, name), rows in sorted(found.items(), key=_place):
         reductions = np.array([row.reduction for row in rows])
-        pooled = _pooled(rows)
         print(
-            f"{estimator:9} {name:>7} {len(rows):6}  {reductions.mean():14.1%}  {pooled:6.1%}  "
-            f"{(reductions > 0).mean():8.1%}  {reductions.min():5.1%}"
+            f"{system:16} {name:>7} {len(rows):6}  {reductions.mean():14.1%}  "
+            f"{_pooled(rows):6.1%}  {(reductions > 0).mean():8.1%}  {reductions.min():6.2%}"
         )
+    ours = np.array([row.reduction for row in found["model", "all"]])
+    best = np.array(singles)
+    print(f"one λ in hindsight   all {len(best):6}  {best.mean():14.1%}")
+    print(f"the model beats it for {(ours > best).mean():.1%} of them")
+
+
+def _place(item: tuple[tuple[str, str], list[Tally]]) -> tuple[str, int]:
+    (system, name), _ = item
+    return system, int(name) if name.isdigit() else 1 << 30
 
 
 def _pooled(rows: list[Tally]) -> float:

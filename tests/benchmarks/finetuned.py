@@ -16,14 +16,13 @@ it as you keep the mail. What is printed, and DIR/figures.json, are sums over pe
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,19 +31,16 @@ import numpy as np
 import torch
 
 from builders import gates as fitting
-from builders.clean import KINDS
-from builders.evaluate.mail import Letter, letters_of
+from builders.evaluate.mail import Letter
 from builders.evaluate.measure import Tally, tally
-from builders.evaluate.run import AMOUNTS, split
+from builders.evaluate.run import amounts_of, split
+from builders.evaluate.study import FEWEST_LETTERS, mail_of, parser_of
 from builders.evaluate.targets import Targets
-from builders.prepare import Settings
-from builders.routing import Router
-from perslm._scoring import compile_counts
 from perslm.global_lm.huggingface import HuggingFaceLM, load_quietly
 from perslm.global_lm.smollm2 import smollm2_directory
 from perslm.model import PersonalModel
 from perslm.vocabulary import Vocabulary
-from tests.benchmarks.estimators import NOBODY, PARTS, Quiet, counted
+from tests.benchmarks.estimators import NOBODY, PARTS
 
 BATCH = 1024
 """Tokens of a step, padding included."""
@@ -241,25 +237,6 @@ def person(letters: list[Letter], test_tokens: int, gate_tokens: int) -> Person:
     return Person(older, some(newest, gate_tokens), past, some(future, test_tokens))
 
 
-def samples(
-    who: Person, vocabulary: Vocabulary, targets: Targets, order: int
-) -> Iterator[fitting.Sample]:
-    """Yield what gates are fitted to of one person, as ``builders.gates`` does."""
-    passages = [
-        (ids, row)
-        for letter in who.gates
-        for ids, row in zip(letter.passages, targets.of(letter), strict=True)
-    ]
-    for amount in amounts_of(who.older, fitting.AMOUNTS):
-        counts = counted(who.older[-amount:], order, vocabulary)
-        yield fitting.sample(counts, passages).some(fitting.MOST_TOKENS)
-
-
-def amounts_of(letters: list[Letter], amounts: tuple[int, ...]) -> list[int]:
-    """Return how many of the newest letters to learn from, all of them last."""
-    return [*(a for a in amounts if a < len(letters)), len(letters)]
-
-
 def asked(people: list[Person], targets: Targets, name: str) -> None:
     """Have an LM's answers for all that is predicted."""
     letters = [letter for who in people for letter in (*who.gates, *who.test)]
@@ -283,24 +260,25 @@ def evaluate(
 ) -> dict[str, dict[str, list[Tally]]]:
     """Return the tallies of everybody, by system and number of letters."""
     drawn = {
-        name: [list(samples(who, vocabulary, targets, order)) for who in people]
+        name: [
+            list(fitting.samples_of(who.older, who.gates, vocabulary, targets, order))
+            for who in people
+        ]
         for name, targets in shared.items()
     }
     found: dict[str, dict[str, list[Tally]]] = {}
     for part in range(PARTS):
         fitted = {
-            name: fitting.fit(
-                [s for i, own in enumerate(of) if i % PARTS != part for s in own], order
-            )
+            name: fitting.fit([own for i, own in enumerate(of) if i % PARTS != part], order)
             for name, of in drawn.items()
         }
         systems = {name: (targets, fitted[name]) for name, targets in shared.items()}
         systems["tuned, gates of plain"] = (shared["tuned"], fitted["plain"])
         for who in people[part::PARTS]:
-            for amount in amounts_of(who.past, AMOUNTS):
-                counts = counted(who.past[-amount:], order, vocabulary)
+            for amount in amounts_of(who.past):
+                counts = fitting.counts_of(who.past[-amount:], vocabulary, order)
                 for name, (targets, gates) in systems.items():
-                    model = PersonalModel(compile_counts(counts, gates), NOBODY, counts)
+                    model = PersonalModel.from_counts(counts, NOBODY, gates=gates)
                     row = tally(model, who.test, [targets.of(letter) for letter in who.test])
                     letters = "all" if amount == len(who.past) else str(amount)
                     found.setdefault(name, {}).setdefault(letters, []).append(row)
@@ -374,10 +352,8 @@ def table(measured: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("mail", nargs="+", type=Path)
+    parser = parser_of(__doc__)
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--as-is", action="store_true", help="the mail holds own words only")
     parser.add_argument("--order", type=int, default=5)
     parser.add_argument("--cache", type=Path, help="default: OUTPUT/global-logprobs")
     parser.add_argument("--train-tokens", type=int, default=500_000)
@@ -396,19 +372,19 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     plain = smollm2_directory()
     vocabulary = Vocabulary.from_tokenizer_json(plain / "tokenizer.json")
-    settings = Settings(languages=("all",), keep=KINDS) if options.as_is else Settings()
-    router = Router.for_sources(options.mail, user=None, me=(), by_file=True, progress=Quiet())
-    halves = []
-    for chosen in (True, False):
-        sources = [path for path in options.mail if tuned_on(path) == chosen]
-        found = letters_of(
-            sources, router=router, vocabulary=vocabulary, settings=settings, progress=Quiet()
+    halves = [
+        mail_of(
+            [path for path in options.mail if tuned_on(path) == chosen],
+            vocabulary,
+            by_file=True,
+            as_is=options.as_is,
         )
-        halves.append([found[user] for user in sorted(found)])
+        for chosen in (True, False)
+    ]
     people = [
         person(letters, options.test_tokens, options.gate_tokens)
         for letters in halves[1]
-        if len(letters) >= fitting.FEWEST_LETTERS
+        if len(letters) >= FEWEST_LETTERS
     ]
     say(f"people: {len(halves[0])} to train on, {len(people)} to test")
     letters = fair(halves[0], options.train_tokens)
