@@ -1,6 +1,6 @@
 """Fits λ of ``perslm.weights`` over many people's mail. What made ``perslm/weights.json``:
 
-    python -m builders.weights MAIL... > perslm/weights.json
+    python -m builders.weights MAIL... [--by-file] [--as-is] > perslm/weights.json
 
 Which tokens a model of which letters has to predict, and that everybody counts alike, is as in
 ``builders.gates``. λ of a bucket is the share of its tokens that the personal model is to have
@@ -10,41 +10,35 @@ contexts with as many words by ``STRENGTH`` tokens. Nothing of what anybody wrot
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from builders import hygiene
 from builders.build import specials
-from builders.evaluate.mail import Letter, letters_of
-from builders.evaluate.run import split
+from builders.evaluate.mail import Letter
+from builders.evaluate.run import amounts_of, split
+from builders.evaluate.study import add_global_lm, open_study, parser_of
 from builders.evaluate.targets import Targets
-from builders.gates import AMOUNTS, MOST_TOKENS
+from builders.gates import AMOUNTS, MOST_TOKENS, Passage, passages_of
 from builders.prepare import Settings
-from builders.routing import Router
 from perslm._scoring import SMOOTHINGS
 from perslm.backoff import Backoff
-from perslm.counts import MAX_ORDER, AnyIntegers, Counts, Int64Array, count, pair_keys
-from perslm.global_lm import open_global_lm
+from perslm.counts import MAX_ORDER, Counts, Int64Array, count, pair_keys
 from perslm.smoothing import Float64Array, Smoothed
 from perslm.vocabulary import Vocabulary
 from perslm.weights import COUNTS, MASSES, UNIT, UInt8Array, buckets
 
-FEWEST_LETTERS = 20
 STRENGTH = 100.0
 """How many tokens a prior is worth."""
 
 ROUNDS = 100
 GENERAL = 0.3
 """λ where nobody's mail says anything."""
-
-Passages = Sequence[tuple[AnyIntegers, npt.NDArray[np.floating]]]
-"""Token ids, which begin with ``<s>``, and ln p_global of those behind it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,13 +47,15 @@ class Trail:
 
     ``context`` and ``entry`` are int64[n, order]: column k has the context of k words as an index
     of the level below, and the n-gram that the token makes of it; −1 where the counts have none.
-    ``shared`` is p_global, ``position`` how many tokens of the passage came before; [n].
+    ``shared`` is p_global, ``position`` how many tokens of the passage came before, [n], and
+    ``uncertainty``, [n, 2], that of the global LM's row.
     """
 
     context: Int64Array
     entry: Int64Array
     shared: Float64Array
     position: Int64Array
+    uncertainty: Float64Array
 
     def some(self, most: int) -> Trail:
         """Return at most about ``most`` of the tokens, evenly spread."""
@@ -76,7 +72,7 @@ class Sample:
     place: Int64Array
 
 
-def trail(counts: Counts, passages: Passages) -> Trail:
+def trail(counts: Counts, passages: Sequence[Passage]) -> Trail:
     """Return where ``counts`` have the tokens of ``passages``."""
     ids = np.concatenate([ids for ids, _ in passages]).astype(np.int64)
     begins = np.cumsum([0, *(len(ids) for ids, _ in passages)])
@@ -91,8 +87,14 @@ def trail(counts: Counts, passages: Passages) -> Trail:
         # behind </s> no text goes on
         behind = np.where(ids == counts.specials.eos, -1, entry)
         context = np.where(asked, np.roll(behind, 1), -1)
-    logprobs = np.concatenate([row for _, row in passages]).astype(np.float64)
-    return Trail(np.stack(contexts, 1), np.stack(entries, 1), np.exp(logprobs), position[asked])
+    said = np.concatenate([row for _, row in passages]).astype(np.float64)
+    return Trail(
+        np.stack(contexts, 1),
+        np.stack(entries, 1),
+        np.exp(said[:, 0]),
+        position[asked],
+        said[:, 1:],
+    )
 
 
 def _find(keys: npt.NDArray[np.uint64], context: Int64Array, word: Int64Array) -> Int64Array:
@@ -121,7 +123,7 @@ def at_state(
     values = by_context[0][found.context[:, 0]]
     for k, own in enumerate(by_context):
         context = found.context[:, k]
-        values = np.where(context >= 0, np.append(own, own[:1])[context], values)
+        values = np.where(context >= 0, np.append(own, by_context[0])[context], values)
     return values
 
 
@@ -168,20 +170,36 @@ def maximize(
     return found
 
 
+def learned(
+    letters: Sequence[Letter],
+    vocabulary: Vocabulary,
+    order: int,
+    min_messages: int = Settings().min_messages,
+    again: Sequence[Letter] = (),
+) -> Counts:
+    """Return what a build counts of letters, boilerplate and all; those of ``again`` twice."""
+    texts = [letter.sequences for letter in letters]
+    more = [letter.sequences for letter in again]
+    counts = count((s for text in (*texts, *more) for s in text), order, specials(vocabulary))
+    if min_messages == 1:
+        return counts
+    often = [n >= min_messages for n in hygiene.in_messages(counts, texts)]
+    return counts.select([np.ones(len(counts.levels[0]), bool), *often[1:]])
+
+
 def samples(
-    letters: list[Letter], vocabulary: Vocabulary, targets: Targets, order: int
+    letters: list[Letter],
+    vocabulary: Vocabulary,
+    targets: Targets,
+    order: int,
+    min_messages: int = Settings().min_messages,
 ) -> Iterator[dict[str, Sample]]:
     """Yield the samples of one person, by estimator."""
     past, _ = split(letters, 0.2)
     older, newest = split(past, 0.1)
-    passages = [
-        (ids, row)
-        for letter in newest
-        for ids, row in zip(letter.passages, targets.of(letter), strict=True)
-    ]
-    for amount in [*(a for a in AMOUNTS if a < len(older)), len(older)]:
-        sequences = (s for letter in older[-amount:] for s in letter.sequences)
-        counts = count(sequences, order, specials(vocabulary))
+    passages = passages_of(newest, targets)
+    for amount in amounts_of(older, AMOUNTS):
+        counts = learned(older[-amount:], vocabulary, order, min_messages)
         found = trail(counts, passages).some(MOST_TOKENS)
         yield {name: sample(counts, found, name) for name in SMOOTHINGS}
 
@@ -200,39 +218,18 @@ def as_json(tables: dict[str, dict[int, Float64Array]]) -> str:
     return json.dumps(numbers, separators=(",", ":")).replace("]],", "]],\n") + "\n"
 
 
-class _Quiet:
-    def stage(self, name: str, total: int) -> None:
-        """As ``builders.routing.Progress``."""
-
-    def advance(self, amount: int) -> None:
-        """As ``builders.routing.Progress``."""
-
-
 def main() -> None:
     """Fit the tables of all estimators and orders to the mail of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("mail", nargs="+", type=Path)
-    parser.add_argument("--by-file", action="store_true", help="a file is the mail of one person")
-    parser.add_argument("--global-lm", default="smollm2")
-    parser.add_argument("--cache", type=Path, default=Path("global-logprobs"))
-    options = parser.parse_args()
-    model = open_global_lm(options.global_lm)
-    vocabulary = model.vocabulary
-    targets = Targets(model, options.global_lm, options.cache)
-    router = Router.for_sources(
-        options.mail, user=None, me=(), by_file=options.by_file, progress=_Quiet()
-    )
-    mail = letters_of(
-        options.mail,
-        router=router,
-        vocabulary=vocabulary,
-        settings=Settings(),
-        progress=_Quiet(),
-    )
-    people = [letters for letters in mail.values() if len(letters) >= FEWEST_LETTERS]
+    parser = parser_of(__doc__)
+    add_global_lm(parser)
+    study = open_study(parser.parse_args())
     tables: dict[str, dict[int, Float64Array]] = {name: {} for name in SMOOTHINGS}
     for order in range(1, MAX_ORDER + 1):
-        found = [s for person in people for s in samples(person, vocabulary, targets, order)]
+        found = [
+            s
+            for letters in study.people
+            for s in samples(letters, study.vocabulary, study.targets, order)
+        ]
         for name, by_order in tables.items():
             by_order[order] = fit([s[name] for s in found], order)
     sys.stdout.write(as_json(tables))
