@@ -305,7 +305,8 @@ def _most_involved(
     people: defaultdict[frozenset[str] | str, list[str]] = defaultdict(list)
     for address in sorted(wrote):
         known = names.get(address)
-        people[known.most_common(1)[0][0] if known else address].append(address)
+        most = max(known, key=lambda name: (known[name], sorted(name))) if known else address
+        people[most].append(address)
     person = max(
         people.values(),
         key=lambda own: (sum(takes_part[a] for a in own), sum(wrote[a] for a in own)),

@@ -78,20 +78,45 @@ class Router:
         its end. Raises ArgumentError if ``user`` cannot be a user's id, if ``me`` holds no
         addresses, or if it cannot be told which messages are those of ``user``.
         """
-        if user is not None and not _is_user_id(user):
-            raise ArgumentError(f"--user must be Unicode text of 1 to {USER_ID_BYTES} bytes")
         records = [source for source in sources if _holds_records(source)]
-        if me and user is not None:
-            return cls(user, by_file, {user: Owner.of(me)})
-        router = cls(user, by_file)
-        if user is not None and _is_address(user):
+        router, complete = cls.by_options(user=user, me=me, by_file=by_file)
+        if complete:
             return router
         mailboxes = router._mailboxes(sources if user or by_file else records, progress)
-        found = {person: mailbox.owner() for person, mailbox in mailboxes.items()}
+        return router.knowing({person: mailbox.owner() for person, mailbox in mailboxes.items()})
+
+    @classmethod
+    def by_options(
+        cls, *, user: str | None, me: Collection[str], by_file: bool
+    ) -> tuple[Router, bool]:
+        """Return what can be decided without reading mail, and whether that is all.
+
+        If it is not, find the owner of the mail of each :meth:`person` and ask :meth:`knowing`.
+        Raises ArgumentError as :meth:`for_sources` does.
+        """
+        if user is not None and not _is_user_id(user):
+            raise ArgumentError(f"--user must be Unicode text of 1 to {USER_ID_BYTES} bytes")
+        if me and user is not None:
+            return cls(user, by_file, {user: Owner.of(me)}), True
+        return cls(user, by_file), user is not None and _is_address(user)
+
+    def person(self, message: Message, source: Path) -> str | None:
+        """Return the id for which an owner must be found; None if ``message`` has no such id."""
+        person = self._person(message, source)
+        if person is None or _is_address(person) or not _names_author(message):
+            return None
+        return person
+
+    def knowing(self, found: Mapping[str, Owner | None]) -> Router:
+        """Return this router with the owners that were found, None where nobody was.
+
+        Raises ArgumentError if that is so for ``--user``.
+        """
         owners = {person: owner for person, owner in found.items() if owner is not None}
-        if user in found and user not in owners:
+        if self.only_user in found and self.only_user not in owners:
             raise ArgumentError("cannot tell whose mailbox this is: name the owner with --me")
-        return cls(user, by_file, owners, tuple(sorted(found.keys() - owners.keys())))
+        unknown = tuple(sorted(found.keys() - owners.keys()))
+        return Router(self.only_user, self.by_file, owners, unknown)
 
     def user(self, message: Message, source: Path) -> str | Skip:
         """Return whose model ``message`` counts for, or why it counts for none."""
@@ -145,10 +170,10 @@ class Router:
         for source in sources:
             for item in items(source, on_error=_ignore, on_bytes=progress.advance):
                 message = parse_headers(item)
-                if isinstance(message, Unreadable) or not _names_author(message):
+                if isinstance(message, Unreadable):
                     continue
-                person = self._person(message, source)
-                if person is not None and not _is_address(person):
+                person = self.person(message, source)
+                if person is not None:
                     mailboxes.setdefault(person, Mailbox()).add(message)
         return mailboxes
 

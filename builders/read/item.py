@@ -30,6 +30,7 @@ class Reason(StrEnum):
     GZIP_DAMAGED = "the compressed file is damaged from here on"
     PARQUET_DAMAGED = "the Parquet file is damaged from here on"
     NO_ACCESS = "the file cannot be opened"
+    FAILED = "perslm failed on it, which is a mistake in perslm"
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,11 @@ from builders.read.plain import in_place, normalized
 from builders.read.stream import Stream
 from perslm.errors import MissingExtraError, SourceError
 
-_COLUMNS: Final = "user message_id date from sender reply_to to cc bcc subject body raw x_from"
+#: What is read of a record, by the names of its fields or columns.
+COLUMNS: Final = (
+    "user", "message_id", "date", "from", "sender", "reply_to", "to", "cc", "bcc", "subject",
+    "body", "raw", "x_from",
+)  # fmt: skip
 _ROWS_AT_ONCE: Final = 64
 _BASE64URL = re.compile(r"[A-Za-z0-9_-]{40,}={0,2}")
 _URL_DIGITS: Final = str.maketrans("-_", "+/")
@@ -79,12 +83,12 @@ def rows(path: Path, on_error: OnError, on_bytes: OnBytes | None) -> Iterator[Ra
             str(path), "this Parquet file is damaged", "write or copy it again"
         ) from error
     with file:
-        columns = [name for name in _COLUMNS.split() if name in file.schema_arrow.names]
+        columns = [name for name in COLUMNS if name in file.schema_arrow.names]
         if "body" not in columns and "raw" not in columns:
             raise SourceError(
                 str(path),
                 "this Parquet file has neither a body nor a raw column",
-                f"name the columns {_COLUMNS.replace(' ', ', ')}, as far as you have them",
+                f"name the columns {', '.join(COLUMNS)}, as far as you have them",
             )
         number = 0
         left = path.stat().st_size

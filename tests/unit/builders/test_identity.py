@@ -205,3 +205,9 @@ def test_a_rare_name_at_the_owners_address_does_not_make_aliases() -> None:
 def test_no_owner(mail: list[Message]) -> None:
     with pytest.raises(ArgumentError, match="--me"):
         infer_owner(mail)
+
+
+def test_owner_does_not_depend_on_the_order_of_mail() -> None:
+    mail = [message(f"Jane {name} <jane@example.org>") for name in ("Doe", "Roe")]
+    mail += [message("Jane Doe <doe@example.org>"), message("Jane Roe <roe@example.org>")] * 3
+    assert infer_owner(mail) == infer_owner(mail[::-1])
