@@ -20,7 +20,7 @@ from perslm.bench.steps import Step
 from perslm.bench.subject import METADATA, Subject
 from perslm.counts import count
 from perslm.errors import PerslmError
-from perslm.interpolate import Float32Array
+from perslm.interpolate import Float32Array, uncertainty
 from perslm.model import PersonalModel
 from perslm.vocabulary import Sequence as Sentence
 
@@ -149,7 +149,10 @@ def continuations(subject: Subject, steps: Sequence[Step], pace: Pace) -> Figure
 
 
 def mix(subject: Subject, steps: Sequence[Step], pace: Pace) -> list[Figure]:
-    """Mixing four hypotheses' global log-probabilities: into another array, and in place."""
+    """Mixing four hypotheses' global log-probabilities: into another array, and in place.
+
+    numpy's contender is told λ, which perslm finds out by state and by what the rows know.
+    """
     model, twin = subject.model, subject.twin
     chance = np.random.default_rng(3)
     logits = chance.normal(size=(ROWS, WIDTH)) * 4
@@ -168,15 +171,15 @@ def mix(subject: Subject, steps: Sequence[Step], pace: Pace) -> list[Figure]:
     def restore() -> None:
         np.copyto(buffer, rows)
 
-    personal, weight = (
-        [twin.distribution(states)[:, :WIDTH] for states in theirs],
-        twin.weight or 0.0,
-    )
-    dense = [(p + np.float32(np.log(weight)),) for p in personal]
-    shift = np.float32(np.log1p(-weight))
+    sure = uncertainty(rows)
+    dense = []
+    for states in theirs:
+        weight = twin.weights(states, uncertainty=sure)[:, None]
+        scaled = twin.distribution(states)[:, :WIDTH] + np.log(weight)
+        dense.append((scaled, np.log1p(-weight)))
 
-    def logaddexp(scaled: Float32Array) -> Float32Array:
-        np.logaddexp(rows + shift, scaled, out=buffer)
+    def logaddexp(scaled: Float32Array, rest: Float32Array) -> Float32Array:
+        np.logaddexp(rows + rest, scaled, out=buffer)
         return buffer
 
     each, copied = [(states,) for states in ours], [(buffer, rows)]
