@@ -10,7 +10,7 @@ import os
 import threading
 from collections import OrderedDict
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from perslm._steps import Steps, Work
 from perslm._transport import UNABLE, Calls, Credentials, UnableError, is_certainly_undone
@@ -23,10 +23,19 @@ from perslm.errors import (
     ServiceError,
     VocabularyMismatchError,
 )
-from perslm.model import NullModel, PersonalModel, check_vocabulary
+from perslm.model import (
+    Estimator,
+    NullModel,
+    PersonalModel,
+    check_estimator,
+    check_vocabulary,
+)
 
 if TYPE_CHECKING:
     from perslm.vocabulary import Vocabulary
+
+_Wanted: TypeAlias = tuple[str, float | None, Estimator]
+"""A user, the weight and the estimator that a model was asked for with."""
 
 _FETCHED_MODELS: Final = 64
 _LONGEST_TIMEOUT: Final = 1_000_000  # sockets take no more than 2³¹ ms
@@ -51,23 +60,26 @@ class Asking:
         self.strict = strict
         self.pause = pause
         self.stale_seconds = stale_seconds
-        # by user and weight: the model, and when the service last vouched for it
-        self._fetched: OrderedDict[tuple[str, float | None], tuple[PersonalModel, float]] = (
-            OrderedDict()
-        )
+        # the model, and when the service last vouched for it
+        self._fetched: OrderedDict[_Wanted, tuple[PersonalModel, float]] = OrderedDict()
         self._forgets = 0  # how many may have been done
         self._mutex = threading.Lock()
 
     def fetch(
-        self, user: str, vocabulary: str | Vocabulary | None, weight: float | None
+        self,
+        user: str,
+        vocabulary: str | Vocabulary | None,
+        weight: float | None,
+        estimator: Estimator,
     ) -> Steps[PersonalModel | NullModel]:
         """Download the user's model."""
+        wanted = user, weight, check_estimator(estimator)
         try:
-            model = yield from self._download(user, weight)
+            model = yield from self._download(wanted)
         except (ServiceError, NoModelError, BlobError) as error:
             if self.strict:
                 raise
-            kept = self._usable(user, weight) if isinstance(error, ServiceError) else None
+            kept = self._usable(wanted) if isinstance(error, ServiceError) else None
             if kept is None:
                 return NullModel(reason_of(error))
             model = kept
@@ -116,55 +128,56 @@ class Asking:
             return reason if reason in UNABLE else "degraded"
         return "ok"
 
-    def _download(self, user: str, weight: float | None) -> Steps[PersonalModel]:
+    def _download(self, wanted: _Wanted) -> Steps[PersonalModel]:
+        user, weight, estimator = wanted
         asked = monotonic()
         with self._mutex:
-            kept, _ = self._fetched.get((user, weight), (None, 0.0))
+            kept, _ = self._fetched.get(wanted, (None, 0.0))
             forgets = self._forgets
         try:
             unless = None if kept is None else kept.generation
             found = yield from self.calls.blob(checked(user), unless)
         except NoModelError:
-            self._drop(user, weight)
+            self._drop(wanted)
             raise
         if found is None:
             assert kept is not None
-            self._keep(user, weight, kept, asked, forgets)
+            self._keep(wanted, kept, asked, forgets)
             return kept
-        self._drop(user, weight)
+        self._drop(wanted)
         generation, blob = found
 
         def read() -> PersonalModel:
-            return PersonalModel.from_blob(blob, generation=generation, weight=weight)
+            return PersonalModel.from_blob(
+                blob, generation=generation, weight=weight, estimator=estimator
+            )
 
         model: PersonalModel = yield Work(read)
-        self._keep(user, weight, model, asked, forgets)
+        self._keep(wanted, model, asked, forgets)
         return model
 
-    def _usable(self, user: str, weight: float | None) -> PersonalModel | None:
+    def _usable(self, wanted: _Wanted) -> PersonalModel | None:
         """Return the model that was fetched before, if it may be used without being vouched for."""
         with self._mutex:
-            model, vouched = self._fetched.get((user, weight), (None, 0.0))
+            model, vouched = self._fetched.get(wanted, (None, 0.0))
             if model is not None and monotonic() - vouched >= self.stale_seconds:
-                del self._fetched[user, weight]
+                del self._fetched[wanted]
                 return None
         return model
 
-    def _keep(
-        self, user: str, weight: float | None, model: PersonalModel, vouched: float, forgets: int
-    ) -> None:
+    def _keep(self, wanted: _Wanted, model: PersonalModel, vouched: float, forgets: int) -> None:
         """Keep a model, unless a deletion came between."""
         with self._mutex:
             if forgets != self._forgets:
                 return
-            self._fetched[user, weight] = model, vouched
-            self._fetched.move_to_end((user, weight))
+            self._fetched[wanted] = model, vouched
+            self._fetched.move_to_end(wanted)
             if len(self._fetched) > _FETCHED_MODELS:
                 self._fetched.popitem(last=False)
 
-    def _drop(self, user: str, weight: float | None) -> None:
+    def _drop(self, wanted: _Wanted) -> None:
         with self._mutex:
-            self._fetched.pop((user, weight), None)
+            self._fetched.pop(wanted, None)
 
     def _forget(self, user: str) -> None:
         with self._mutex:

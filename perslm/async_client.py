@@ -26,7 +26,14 @@ from perslm._steps import AsyncWire, Steps, T, run_async
 from perslm._transport import open_async_transport
 from perslm.counts import UInt32Array
 from perslm.interpolate import Float32Array
-from perslm.model import Candidates, NullModel, PersonalModel, States
+from perslm.model import (
+    DEFAULT_ESTIMATOR,
+    Candidates,
+    Estimator,
+    NullModel,
+    PersonalModel,
+    States,
+)
 from perslm.remote import RemoteBase
 
 if TYPE_CHECKING:
@@ -86,12 +93,13 @@ class AsyncClient(ClientBase):
         vocabulary: str | Vocabulary | None = None,
         *,
         weight: float | None = None,
+        estimator: Estimator = DEFAULT_ESTIMATOR,
     ) -> PersonalModel | NullModel:
         """Download the user's model, to score in process, without awaiting; see ``Client.fetch``.
 
         It is read in a thread.
         """
-        return await self._run(self._asking.fetch(user, vocabulary, weight))
+        return await self._run(self._asking.fetch(user, vocabulary, weight, estimator))
 
     async def info(self, user: str) -> dict[str, Any]:
         """Return metadata of the user's model; see ``Client.info``."""

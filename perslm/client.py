@@ -42,7 +42,7 @@ from typing import TYPE_CHECKING, Any, Self
 from perslm._asking import Asking, ClientBase, credentials_of
 from perslm._steps import Steps, T, run
 from perslm._transport import open_transport
-from perslm.model import NullModel, PersonalModel
+from perslm.model import DEFAULT_ESTIMATOR, Estimator, NullModel, PersonalModel
 from perslm.remote import RemoteModel
 
 if TYPE_CHECKING:
@@ -115,15 +115,17 @@ class Client(ClientBase):
         vocabulary: str | Vocabulary | None = None,
         *,
         weight: float | None = None,
+        estimator: Estimator = DEFAULT_ESTIMATOR,
     ) -> PersonalModel | NullModel:
         """Download the user's model, to score in process; a null model if it cannot be had.
 
+        ``weight`` and ``estimator`` are those of ``Store.load``, whatever the service scores with.
         The last models are kept: one that is still the latest is not sent again, and one is used
         as it is while the service does not answer, for ``stale_seconds``. Raises ArgumentError for
-        a bad ``weight``, and what ``strict`` says, or BlobError for a model that cannot be read, if
-        so.
+        a bad ``weight`` or an unknown ``estimator``, and what ``strict`` says, or BlobError for a
+        model that cannot be read, if so.
         """
-        return self._run(self._asking.fetch(user, vocabulary, weight))
+        return self._run(self._asking.fetch(user, vocabulary, weight, estimator))
 
     def info(self, user: str) -> dict[str, Any]:
         """Return metadata of the user's model.

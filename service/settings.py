@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from perslm.errors import ArgumentError
 from perslm.interpolate import check_weight
+from perslm.model import DEFAULT_ESTIMATOR, check_estimator
 
 _PREFIX: Final = "PERSLM_"
 _MIB: Final = 1 << 20
@@ -45,9 +46,10 @@ class Settings:
 
     ``store`` is a store URL (None: the embedded one), ``master_keys`` a file of master keys if its
     models are encrypted. ``http`` and ``grpc`` are ``HOST:PORT`` or ``unix:/path``, or None for a
-    transport that is not served; if neither is given, ``http`` is 127.0.0.1:8377. ``weight`` is the
-    interpolation weight λ of every model. ``insecure`` allows to listen where other machines can
-    connect although nothing authenticates them.
+    transport that is not served; if neither is given, ``http`` is 127.0.0.1:8377. ``estimator`` is
+    how counts become probabilities (``perslm.model``), and says λ unless ``weight`` gives one of
+    every model. ``insecure`` allows to listen where other machines can connect although nothing
+    authenticates them.
 
     ``cache_bytes`` bounds the models kept in memory. A model is used for ``fresh_seconds`` before
     the store is asked again whether it is the latest; while the store is away it is used for at
@@ -82,6 +84,7 @@ class Settings:
     http: str | None = None
     grpc: str | None = None
     weight: float | None = None
+    estimator: str = DEFAULT_ESTIMATOR
     insecure: bool = False
     cache_bytes: int = 512 * _MIB
     fresh_seconds: float = 1.0
@@ -117,6 +120,7 @@ class Settings:
             object.__setattr__(self, "http", "127.0.0.1:8377")
         if self.weight is not None:
             check_weight(self.weight)
+        check_estimator(self.estimator)
         for name in (
             "cache_bytes",
             "fresh_seconds",

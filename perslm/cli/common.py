@@ -18,7 +18,7 @@ from rich.console import Console
 
 from perslm._files import replacing
 from perslm.errors import NoModelError, VocabularyError
-from perslm.model import PersonalModel
+from perslm.model import DEFAULT_ESTIMATOR, PersonalModel, check_estimator
 from perslm.store import Store, open_store
 from perslm.vocabulary import Vocabulary
 
@@ -44,6 +44,14 @@ UserArgument = Annotated[
 WeightOption = Annotated[
     float | None,
     typer.Option("--weight", min=0, max=1, help="λ, the share of the personal model in a mixture."),
+]
+EstimatorOption = Annotated[
+    str,
+    typer.Option(
+        "--estimator",
+        metavar="NAME",
+        help="How counts become probabilities: backoff, katz, witten_bell, absolute or kneser_ney.",
+    ),
 ]
 
 
@@ -82,9 +90,12 @@ def finite(value: Any) -> Any:
     return value
 
 
-def load_model(store: Store, user: str) -> PersonalModel:
-    """Return the user's model; raises NoModelError, BlobError or StoreUnavailableError."""
-    model = store.load(user, strict=True)
+def load_model(store: Store, user: str, estimator: str = DEFAULT_ESTIMATOR) -> PersonalModel:
+    """Return the user's model.
+
+    Raises ArgumentError for an unknown estimator, NoModelError, BlobError or StoreUnavailableError.
+    """
+    model = store.load(user, estimator=check_estimator(estimator), strict=True)
     assert isinstance(model, PersonalModel)
     return model
 
@@ -100,10 +111,12 @@ def load_vocabulary(store: Store, model: PersonalModel) -> Vocabulary:
     return Vocabulary.from_bytes(data)
 
 
-def open_model(url: str | None, user: str) -> tuple[PersonalModel, Vocabulary]:
+def open_model(
+    url: str | None, user: str, estimator: str = DEFAULT_ESTIMATOR
+) -> tuple[PersonalModel, Vocabulary]:
     """Return a user's model and its vocabulary from the store at ``url``."""
     with open_store(url) as store:
-        model = load_model(store, user)
+        model = load_model(store, user, estimator)
         return model, load_vocabulary(store, model)
 
 

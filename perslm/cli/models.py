@@ -14,6 +14,7 @@ from rich.table import Column, Table
 
 from perslm.beam import PersonalOnly, search
 from perslm.cli.common import (
+    EstimatorOption,
     JsonOption,
     StoreOption,
     UserArgument,
@@ -29,7 +30,7 @@ from perslm.cli.common import (
     write_bytes,
 )
 from perslm.errors import ArgumentError, SourceError
-from perslm.model import PersonalModel
+from perslm.model import DEFAULT_ESTIMATOR, PersonalModel, check_estimator
 from perslm.store import open_store
 
 
@@ -62,6 +63,7 @@ def complete(
     text: Annotated[str, typer.Argument(metavar="TEXT", help="What stands before the cursor.")],
     k: Annotated[int, typer.Option("-k", min=1, help="How many continuations.")] = 5,
     words: Annotated[int, typer.Option(min=1, help="Longest continuation, in tokens.")] = 6,
+    estimator: EstimatorOption = DEFAULT_ESTIMATOR,
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -72,7 +74,7 @@ def complete(
 
     With --json: user, generation, and continuations with text and logprob, summed over its tokens.
     """
-    model, vocabulary = open_model(store, user)
+    model, vocabulary = open_model(store, user, estimator)
     hidden = set(vocabulary.special_ids) - {vocabulary.eos}
     found = search(
         PersonalOnly(model),
@@ -102,6 +104,7 @@ def complete(
 def score(
     user: UserArgument,
     text: Annotated[str, typer.Argument(metavar="TEXT", help="The text to score.")],
+    estimator: EstimatorOption = DEFAULT_ESTIMATOR,
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -110,7 +113,7 @@ def score(
     −inf (null in JSON) marks a word that the user never wrote: a mixture leaves it to the global
     LM.
     """
-    model, vocabulary = open_model(store, user)
+    model, vocabulary = open_model(store, user, estimator)
     tokens = []
     for sequence in vocabulary.encode(text):
         ids = [*sequence.ids, *([vocabulary.eos] if sequence.closes else [])]
@@ -167,12 +170,13 @@ def inspect(
     validate: Annotated[
         bool, typer.Option(help="Check every invariant, and that each state sums to 1.")
     ] = False,
+    estimator: EstimatorOption = DEFAULT_ESTIMATOR,
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show what a user's model is made of: sizes, generation, vocabulary, degenerate orders."""
     with open_store(store) as opened:
-        model = load_model(opened, user)
+        model = load_model(opened, user, estimator)
         info = opened.info(user)
     if info is None:
         raise no_model()
@@ -210,6 +214,7 @@ def export(
     user: UserArgument,
     format: Annotated[ExportFormat, typer.Option(help="arpa (text), fst (OpenFst), blob (ours).")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")],
+    estimator: EstimatorOption = "katz",
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -219,8 +224,10 @@ def export(
         stored = opened.fetch(user)
         if stored is None:
             raise no_model()
-        # an automaton has no global LM to fall back on: Katz is what it is meant to hold
-        model = PersonalModel.from_blob(stored.blob, generation=stored.generation, estimator="katz")
+        # by default Katz: an automaton has no global LM to fall back on
+        model = PersonalModel.from_blob(
+            stored.blob, generation=stored.generation, estimator=check_estimator(estimator)
+        )
         vocabulary = load_vocabulary(opened, model)
     if format is ExportFormat.BLOB:
         data = stored.blob

@@ -99,6 +99,15 @@ def serve(
         ),
     ] = None,
     weight: WeightOption = None,
+    estimator: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            envvar="PERSLM_ESTIMATOR",
+            help="How counts become probabilities: backoff (the default), katz, witten_bell, "
+            "absolute or kneser_ney.",
+        ),
+    ] = None,
     store: StoreOption = None,
 ) -> None:
     """Answer scoring requests over HTTP, gRPC or both until interrupted.
@@ -117,6 +126,7 @@ def serve(
         http=http,
         grpc=grpc,
         weight=weight,
+        estimator=estimator,
         store=store,
         insecure=insecure or None,
         keys=keys,

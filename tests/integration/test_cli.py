@@ -126,6 +126,10 @@ def test_score(built: Perslm) -> None:
     assert all(t["logprob"] < 0 for t in answer["tokens"])
     assert answer["logprob"] == pytest.approx(sum(t["logprob"] for t in answer["tokens"]))
     assert "total ln p" in built("score", USER, "We meet.").out
+    katz = built("score", USER, "We meet.", "--estimator", "katz", "--json").json
+    assert [t["token"] for t in katz["tokens"]] == [t["token"] for t in answer["tokens"]]
+    assert katz["logprob"] != answer["logprob"]
+    assert "kneser_ney" in built("score", USER, "We meet.", "--estimator", "best", code=2).err
 
 
 def test_export(built: Perslm, tmp_path: Path, vocabulary: Path) -> None:
@@ -139,6 +143,10 @@ def test_export(built: Perslm, tmp_path: Path, vocabulary: Path) -> None:
         specials = Specials(words.size, words.bos, words.eos)
         loaded = arpa.load(file, id_of=words.id, specials=specials)
     assert list(loaded.ngrams) == built("inspect", USER, "--json").json["ngrams"]
+    shown = built("inspect", USER, "--estimator", "absolute", "--validate", "--json").json
+    assert (shown["estimator"], shown["valid"]) == ("absolute", True)
+    built("export", USER, "--estimator", "absolute", "-o", tmp_path / "other", "--format", "arpa")
+    assert (tmp_path / "other").read_bytes() != (tmp_path / "arpa").read_bytes()
 
 
 def test_forget_and_rollback(built: Perslm, tmp_path: Path, vocabulary: Path) -> None:

@@ -24,6 +24,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         "PERSLM_HTTP": "unix:/run/s",
         "PERSLM_GRPC": "unix:/run/g",
         "PERSLM_WEIGHT": "0.5",
+        "PERSLM_ESTIMATOR": "katz",
         "PERSLM_INSECURE": "yes",
         "PERSLM_CACHE_BYTES": "1",
         "PERSLM_FRESH_SECONDS": "2.5",
@@ -54,8 +55,8 @@ def test_every_setting_can_come_from_the_environment() -> None:
     }
     assert set(environment) == {f"PERSLM_{name.upper()}" for name in Settings.__dataclass_fields__}
     wanted = Settings(
-        *("redis://localhost", "master.json", "unix:/run/s", "unix:/run/g", 0.5, True, 1, 2.5, 3.0),
-        *(0.5, 4, 5, 6, 7, 8, 0.25),
+        *("redis://localhost", "master.json", "unix:/run/s", "unix:/run/g", 0.5, "katz"),
+        *(True, 1, 2.5, 3.0, 0.5, 4, 5, 6, 7, 8, 0.25),
         *("keys.json", "secret", None, "perslm", "login", 7.0, "sub"),
         *("cert.pem", "key.pem", "ca.pem", True, "audit.log", "audit.key", "json"),
         *("http://127.0.0.1:4318", 3),
@@ -79,6 +80,7 @@ def test_every_setting_can_come_from_the_environment() -> None:
         ("PERSLM_MAX_INFLIGHT", "0"),
         ("PERSLM_MAX_WAITING", "-1"),
         ("PERSLM_LOG_FORMAT", "xml"),
+        ("PERSLM_ESTIMATOR", "guess"),
         ("PERSLM_TRACES", "127.0.0.1:4318"),
         ("PERSLM_WORKERS", "0"),
     ],

@@ -13,7 +13,8 @@ from itertools import takewhile
 import pytest
 
 from perslm.client import Client
-from perslm.errors import ServiceError
+from perslm.errors import ArgumentError, ServiceError
+from perslm.model import PersonalModel
 from tests.blocking import BlockingClient
 from tests.unit.test_client import BLOB, FINGERPRINT, INFO, Reply, replying, scores, service
 
@@ -96,6 +97,19 @@ def test_a_deletion_is_sent_once_and_on_a_connection_of_its_own() -> None:
         with pytest.raises(ServiceError, match="no answer"):
             client.forget("u")
         assert len(calls) == 1
+
+
+def test_a_model_is_fetched_with_the_estimator_asked_for() -> None:
+    def script(method: str, path: str, body: bytes) -> tuple[int, bytes, dict[str, str]]:
+        return 200, BLOB, {"perslm-generation": "4"}
+
+    with service(script) as url, Client(url) as client:
+        katz, usual = client.fetch("u", estimator="katz"), client.fetch("u")
+        assert isinstance(katz, PersonalModel)
+        assert isinstance(usual, PersonalModel)
+        assert (katz.estimator, usual.estimator) == ("katz", "backoff")
+        with pytest.raises(ArgumentError, match="witten_bell"):
+            client.fetch("u", estimator="guess")  # type: ignore[arg-type]
 
 
 def test_a_fetched_model_ages_while_the_service_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
