@@ -52,7 +52,7 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from perslm.errors import BlobError, StoreError
-from perslm.model import NullModel, PersonalModel
+from perslm.model import NullModel, PersonalModel, check_estimator
 from perslm.store import DEFAULT_TENANT, Change, Changes, Store, Stored, UserInfo
 from service.metrics import CacheFigures
 from service.settings import Settings
@@ -375,7 +375,10 @@ class ModelCache:
         info = _info(stored)
         try:
             model = PersonalModel.from_blob(
-                stored.blob, generation=stored.generation, weight=self._settings.weight
+                stored.blob,
+                generation=stored.generation,
+                weight=self._settings.weight,
+                estimator=check_estimator(self._settings.estimator),
             )
         except BlobError:
             return self._unreadable(stored.generation, info, now)

@@ -66,6 +66,9 @@ class Counting:
         assert self.gate.wait(30)
         return self.store.fetch(user)
 
+    def rules(self, user: str | None) -> Any:
+        return self.store.rules(user)
+
     def head(self, user: str) -> Any:
         self.heads += 1
         return self.store.head(user)
@@ -88,6 +91,14 @@ def test_a_fresh_model_asks_nothing_and_a_due_one_only_its_generation(store: Sto
     assert cache.peek(USER) is None
     assert cache.get(USER).model is first.model
     assert (counting.fetches, counting.heads) == (1, 1)
+
+
+def test_models_are_made_by_the_estimator_of_the_settings(store: Store) -> None:
+    publish(store, USER, blob_of(MAIL))
+    for name in ("kneser_ney", "backoff"):
+        model = ModelCache(store, settings(estimator=name, weight=None)).get(USER).model
+        assert isinstance(model, PersonalModel)
+        assert (model.estimator, model.weight) == (name, None)
 
 
 def test_a_new_generation_is_seen_when_the_old_is_due(store: Store) -> None:
