@@ -97,19 +97,27 @@ def suggest(
     tokens: Annotated[int, typer.Option(min=1, help="Longest suggestion, in tokens.")] = 15,
     width: Annotated[int, typer.Option(min=1, help="Hypotheses of the beam search.")] = 8,
     threshold: Annotated[
-        float, typer.Option(help="Show none of a lower confidence, natural log per token.")
+        float,
+        typer.Option(
+            help="Show none of a lower confidence, natural log per token; perslm evaluate "
+            "--suggestions says at how many places which threshold shows one."
+        ),
     ] = -math.inf,
     block: Annotated[
         list[str] | None,
         typer.Option(metavar="PHRASE", help="Never suggest this word or phrase (repeat for more)."),
+    ] = None,
+    blocklist: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Nor these: UTF-8, one a line.")
     ] = None,
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
     """Suggest how the user would go on: the global LM with the user's model mixed in.
 
-    A suggestion ends with its sentence, or after --tokens. A user without a model gets what the
-    global LM alone suggests, and a line on standard error says why.
+    A suggestion ends with its sentence, or with the last whole word of --tokens. What perslm block
+    says must not be learned is not suggested either. A user without a model gets what the global LM
+    alone suggests, and a line on standard error says why.
 
     With --json: user, reason (ok, or why there is no model), and suggestions with text, logprob and
     confidence.
@@ -117,7 +125,11 @@ def suggest(
     from perslm.global_lm import open_global_lm
     from perslm.suggest import Suggester
 
+    phrases = [*(block or ()), *(_lines(blocklist) if blocklist else ())]
     shared = open_global_lm(global_lm)
+    with open_store(store) as opened:
+        model = opened.load(user, vocabulary=shared.vocabulary)
+        phrases += sorted((opened.rules(user) | opened.rules(None)).phrases)
     suggester = Suggester(
         shared,
         shared.vocabulary,
@@ -125,10 +137,8 @@ def suggest(
         tokens=tokens,
         best=k,
         threshold=threshold,
-        blocklist=block or (),
+        blocklist=phrases,
     )
-    with open_store(store) as opened:
-        model = opened.load(user, vocabulary=shared.vocabulary)
     if model.reason != "ok":
         stderr.print(f"the global LM alone: {model.reason}")
     found = suggester.suggest(text, model)
@@ -144,6 +154,14 @@ def suggest(
     for s in found:
         table.add_row(s.text, f"{s.confidence:.2f}", f"{s.logprob:.2f}")
     stdout.print(table)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise ArgumentError(f"{path} cannot be read: give a text file in UTF-8") from None
+    return [line for line in lines if line.strip()]
 
 
 def evaluate(

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from perslm.bench.report import markers
+from tests.benchmarks import results
 from tests.support import FIXTURES
 
 MAIL = FIXTURES / "mail"
+DOCS = Path(__file__).parents[2] / "docs" / "results"
 
 
 def perslm(*arguments: object, code: int = 0) -> str:
@@ -56,6 +60,13 @@ def test_suggestions_of_a_user_and_of_nobody(global_lm: str, tmp_path: Path) -> 
     assert nobody["reason"] == "unknown_user"
     assert nobody["suggestions"] != known["suggestions"]
     assert known["suggestions"][0]["text"] in perslm("suggest", "nora", *ask)
+    shown = {s["text"].strip(" .") for s in known["suggestions"]}
+    blocked = tmp_path / "blocked.txt"
+    blocked.write_text("".join(f"{text}\n\n" for text in shown if text))
+    other = json.loads(perslm("suggest", "nora", *ask, "--blocklist", blocked, "--json"))
+    assert other["suggestions"]
+    assert shown.isdisjoint(s["text"].strip(" .") for s in other["suggestions"])
+    assert "UTF-8" in perslm("suggest", "nora", *ask, "--blocklist", tmp_path / "none", code=2)
     held = json.loads(perslm("suggest", "nora", *ask, "--threshold", 1, "--json"))
     assert held["suggestions"] == []
 
@@ -77,6 +88,15 @@ def test_an_evaluation_and_its_report(global_lm: str, tmp_path: Path) -> None:
     assert "nora" not in json.dumps(report)
     assert "src=" not in page
     assert "reduction" in perslm(*command)
+    # the page of docs/results is made of it
+    folder = tmp_path / "docs"
+    shutil.copytree(DOCS, folder)
+    readme = tmp_path / "README.md"
+    readme.write_text("\n".join(markers(results.MARK)))
+    results.write(tmp_path / "results" / "report.json", folder, readme)
+    assert "≥ 20%" in (folder / "report.html").read_text()
+    assert "≥ 20%" in (folder / "README.md").read_text()
+    assert "| all | 2 |" in readme.read_text()
     assert json.loads((tmp_path / "results" / "report.json").read_text()) == report
 
 
