@@ -30,7 +30,7 @@ def digests(message: Message) -> tuple[bytes, ...]:
     """
     found = []
     if message.message_id:
-        found.append(_digest(b"message-id", message.message_id.strip().strip("<>")))
+        found.append(id_digest(message.message_id))
     words = message.body.split()
     if words and (len(words) >= SHORT or message.date is not None):
         author = author_address(message)
@@ -47,6 +47,11 @@ def digests(message: Message) -> tuple[bytes, ...]:
             )
         )
     return tuple(found)
+
+
+def id_digest(message_id: str) -> bytes:
+    """Return the digest of messages that have this Message-ID; angle brackets do not matter."""
+    return _digest(b"message-id", message_id.strip().strip("<>"))
 
 
 def _digest(kind: bytes, *parts: str) -> bytes:

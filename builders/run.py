@@ -1,14 +1,15 @@
 """The local runner: sources to published models, with processes, progress and a report.
 
-Two stages. *Reading* splits the sources into raw messages here and has worker processes parse,
-route, clean and tokenize them; the results are spooled by user. *Building* takes one user at a
-time, has a worker count and encode, and publishes. Each user is published whole or not at all, so
-a run may stop anywhere: the next one finds the users already published unchanged and goes on with
-the others.
+Three stages. *Meeting* asks the store about every user whom the ledger knows: who was deleted, and
+of whom something else is published than came from here. *Reading* splits the sources into raw
+messages here and has worker processes parse, route, clean and tokenize those that the ledger has
+not seen. *Building* takes one user at a time of whom something changed, has a worker count and
+encode, and publishes. Each user is published whole or not at all, and what was read is kept, so a
+run may stop anywhere: the next one goes on.
 
-:func:`sequences` shows what a build would count, :func:`count_words` counts for a vocabulary; both
-run the first stage alone. Nothing here decides what is
-learned: that is ``builders.prepare`` and ``builders.build``.
+Without a ledger that lasts, a build is one of exactly its sources. :func:`sequences` shows what
+would be counted, :func:`count_words` counts for a vocabulary; both only read. Nothing here decides
+what is learned: that is ``builders.prepare`` and ``builders.build``.
 """
 
 from __future__ import annotations
@@ -17,105 +18,66 @@ import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from collections.abc import Sequence as Several
-from contextlib import closing
-from dataclasses import asdict, dataclass, field
-from enum import StrEnum
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Final
 
-from builders.build import Built, build_user, unique
+import msgpack
+
+from builders.build import Built, build_user, source_digest, unique
+from builders.hygiene import learnable
+from builders.ledger import Account, Ledger
+from builders.ledger_files import Mail
+from builders.ledgers import temporary_ledger
+from builders.message import Message
 from builders.prepare import Prepared, Settings, Skip, correspondents, own_text, prepare
 from builders.read import RawItem, Unreadable, items, parse, size
-from builders.routing import Progress, Router
-from builders.spool import Spool
+from builders.report import Report, Status, UserResult
+from builders.routing import Progress, Router, source_name
 from builders.vocabulary import WordCounter
 from builders.workers import ordered_map
-from perslm.errors import ForgottenError, PublishConflictError
+from perslm.errors import (
+    BlobError,
+    ForgottenError,
+    OptedOutError,
+    PublishConflictError,
+    RulesError,
+)
+from perslm.rules import Rules
 from perslm.store import Head, Store
 from perslm.tokenize import sentences
 from perslm.vocabulary import Sequence, Vocabulary
 
 CHUNK_MESSAGES = 128
 CHUNK_BYTES = 4 << 20
-
-
-class Status(StrEnum):
-    """How a user's build ended."""
-
-    PUBLISHED = "published"
-    UNCHANGED = "unchanged"
-    CONFLICT = "conflict"
-    FORGOTTEN = "forgotten"
-
-
-@dataclass(frozen=True, slots=True)
-class UserResult:
-    """One user's line of the report."""
-
-    user: str
-    status: Status
-    generation: int
-    messages: int
-    duplicates: int
-    tokens: int
-    ngrams: tuple[int, ...]
-    pruned: int
-    bytes: int
-
-
-@dataclass(slots=True)
-class Report:
-    """What a run did. ``skipped`` counts messages by reason; times are in seconds."""
-
-    sources: list[str]
-    messages: int = 0
-    unreadable: list[Unreadable] = field(default_factory=list)
-    skipped: Counter[str] = field(default_factory=Counter)
-    users: list[UserResult] = field(default_factory=list)
-    reading_seconds: float = 0.0
-    building_seconds: float = 0.0
-    interrupted: bool = False
-
-    @property
-    def tokens(self) -> int:
-        """Return the number of tokens counted over all users."""
-        return sum(u.tokens for u in self.users)
-
-    @property
-    def failed(self) -> bool:
-        """Tell whether some user must be built again."""
-        return any(u.status is Status.CONFLICT for u in self.users)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the report as plain values."""
-        seconds = self.reading_seconds + self.building_seconds
-        return {
-            **asdict(self),
-            "unreadable": [
-                {"position": u.position, "reason": str(u.reason)} for u in self.unreadable
-            ],
-            "skipped": {str(reason): n for reason, n in self.skipped.items()},
-            "published": sum(u.status is Status.PUBLISHED for u in self.users),
-            "tokens": self.tokens,
-            "messages_per_second": self.messages / seconds if seconds else 0.0,
-            "tokens_per_second": self.tokens / seconds if seconds else 0.0,
-        }
+KNOWN: Final = "known"
+TOO_OLD: Final = "too_old"
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Raw messages of one source, enough of them to be worth sending to another process."""
+    """Raw messages of one source, enough of them to be worth sending to another process.
+
+    ``marks`` are what a ledger knows them by, none if it need not.
+    """
 
     source: Path
     items: tuple[RawItem, ...]
+    marks: tuple[bytes, ...] = ()
 
 
 @dataclass(slots=True)
 class ChunkResult:
-    """What a worker made of a chunk: of each message either a result, a reason, or an error."""
+    """What a worker made of a chunk: of each message either a result, a reason, or an error.
+
+    ``prepared`` have their marks, where those tell what becomes of the message anywhere;
+    ``nothing`` are the marks of those that teach nobody anything.
+    """
 
     messages: int
-    prepared: list[Prepared] = field(default_factory=list)
+    prepared: list[tuple[bytes | None, Prepared]] = field(default_factory=list)
+    nothing: list[bytes] = field(default_factory=list)
     words: WordCounter | None = None
     skipped: Counter[str] = field(default_factory=Counter)
     unreadable: list[Unreadable] = field(default_factory=list)
@@ -131,40 +93,236 @@ def build(
     jobs: int,
     progress: Progress,
     report: Report,
+    ledger: Ledger | None = None,
+    window: float | None = None,
+    rebuild: bool = False,
+    now: float | None = None,
 ) -> None:
-    """Build and publish a model for every user found in ``sources``, filling ``report``.
+    """Build and publish a model for every user of whom ``sources`` or the ledger hold mail.
+
+    Mail from ``window`` seconds before ``now`` (a POSIX time, by default the clock's) or longer ago
+    does not count, and goes. With ``rebuild`` what the ledger has of the users in ``sources`` is
+    replaced by what these hold. Without a ledger a build is of ``sources`` alone.
 
     Whatever is raised (SourceError, StoreUnavailableError, KeyboardInterrupt, …), ``report`` says
     what was done until then, and every user that it calls published is.
     """
+    now = time.time() if now is None else now
+    floor = now - window if window is not None else 0.0
     data = vocabulary.to_bytes()
     store.put_vocabulary(data, vocabulary.fingerprint)
-    heads: dict[str, Head] = {}
-    with Spool() as spool:
-        with closing(_prepared(sources, data, router, settings, jobs, progress, report)) as read:
-            for message in read:
+    everybody = store.rules(None)
+    built_by = source_digest((), vocabulary, settings, everybody)
+    with ExitStack() as stack:
+        ledger = ledger or stack.enter_context(temporary_ledger())
+        ledger.begin(settings, built_by, now=now, floor=floor, rebuild=rebuild)
+        _meet(store, ledger, vocabulary.fingerprint, progress, report)
+        arguments = (data, router, settings, 1, floor)
+        unseen = _Unseen(ledger, router, report) if ledger.lasting else None
+        read = _read(_prepare_chunk, sources, arguments, jobs, progress, report, unseen)
+        with closing(read) as results:
+            for result in results:
                 # read before anything is built: a deletion from here on wins over this run
-                if message.user not in heads:
-                    heads[message.user] = store.head(message.user)
-                spool.add(message)
-        progress.stage("building", len(heads))
-        began = time.monotonic()
-        mapped = ordered_map(
-            _build_user,
-            spool.by_user(),
-            jobs=jobs,
-            setup=_set_up,
-            setup_arguments=(data, router, settings),
-        )
+                new = ledger.strangers(m.user for _, m in result.prepared)
+                heads = dict(zip(new, store.heads(new), strict=True))
+                added = ledger.add(result.prepared, heads, result.nothing)
+                report.skip(Skip.DUPLICATE, added.duplicates)
+                report.skip(KNOWN, added.known)
+        runner = _Building(store, ledger, vocabulary.fingerprint, everybody, built_by, report)
+        runner.run((data, router, settings, 1, floor, ledger.path), jobs, progress)
+        ledger.end()
+
+
+def publish(
+    store: Store,
+    built: Built,
+    head: Head,
+    vocabulary: str,
+    *,
+    folded: Several[bytes] = (),
+    alone: bool = False,
+) -> UserResult:
+    """Publish a user's model against the head that the build began from, and return the line.
+
+    If the very same is published already, nothing is done, unless learned messages are in it
+    (``folded``), or earlier generations must go (``alone``). Another builder's model, a deletion
+    and an opt-out are no errors but statuses.
+    """
+    generation, status = head.generation, Status.UNCHANGED
+    same = head.generation > 0 and head.source_digest == built.source_digest
+    if not same or folded or alone:
         try:
-            with closing(mapped) as built_users:
-                for built in built_users:
-                    result = _publish(store, built, heads[built.user], vocabulary.fingerprint)
-                    report.skipped[Skip.DUPLICATE] += built.duplicates
-                    report.users.append(result)
+            generation = store.publish(
+                built.user,
+                built.blob,
+                parent=head,
+                source_digest=built.source_digest,
+                messages=built.messages,
+                tokens=built.tokens,
+                vocabulary=vocabulary,
+                folded=folded,
+                alone=alone,
+            )
+            status = Status.PUBLISHED
+        except PublishConflictError as conflict:
+            generation = conflict.found
+            found = store.head(built.user)
+            same = found.generation == generation and found.source_digest == built.source_digest
+            status = Status.UNCHANGED if same and not folded else Status.CONFLICT
+        except ForgottenError:
+            generation, status = 0, Status.FORGOTTEN
+        except OptedOutError:
+            generation, status = 0, Status.OPTED_OUT
+    return UserResult(
+        user=built.user,
+        status=status,
+        generation=generation,
+        messages=built.messages,
+        duplicates=built.duplicates,
+        tokens=built.tokens,
+        ngrams=built.ngrams,
+        pruned=built.pruned,
+        bytes=len(built.blob),
+    )
+
+
+def _meet(
+    store: Store, ledger: Ledger, vocabulary: str, progress: Progress, report: Report
+) -> None:
+    """Look at what the store has of everybody, and who has learned messages waiting."""
+    began = time.monotonic()
+    if ledger.lasting:
+        progress.stage("meeting", ledger.users())
+        for accounts in ledger.accounts():
+            ledger.meet(accounts, store.heads([account.user for account in accounts]))
+            progress.advance(len(accounts))
+        for user in store.learners():
+            if ledger.account(user) is None:
+                info = store.info(user)
+                if info is not None and info.vocabulary == vocabulary:
+                    ledger.add((), {user: store.head(user)})
+    report.meeting_seconds = time.monotonic() - began
+
+
+@dataclass(slots=True)
+class _Building:
+    """The last stage of a run: everybody of whom something changed."""
+
+    store: Store
+    ledger: Ledger
+    vocabulary: str
+    everybody: Rules
+    built_by: str
+    report: Report
+
+    def run(self, arguments: tuple[object, ...], jobs: int, progress: Progress) -> None:
+        began = time.monotonic()
+        progress.stage("building", self.ledger.users())
+        asked: dict[int, tuple[Account, Head]] = {}
+        try:
+            for accounts in self.ledger.accounts(changed=False):
+                for account in accounts:
+                    self._unchanged(account)
+                progress.advance(len(accounts))
+            mapped = ordered_map(
+                _build_user,
+                self._work(asked, progress),
+                jobs=jobs,
+                setup=_set_up,
+                setup_arguments=arguments,
+            )
+            with closing(mapped) as results:
+                for id, revision, built in results:
+                    account, head = asked.pop(id)
+                    result = self._settle(account, head, revision, built)
+                    if result is not None:
+                        self.report.add(result)
                     progress.advance(1)
         finally:
-            report.building_seconds = time.monotonic() - began
+            self.report.building_seconds = time.monotonic() - began
+
+    def _unchanged(self, account: Account) -> None:
+        if account.result is not None:
+            generation = account.head.generation
+            line = UserResult.unpack(account.user, Status.UNCHANGED, generation, account.result)
+            self.report.add(line)
+
+    def _work(
+        self, asked: dict[int, tuple[Account, Head]], progress: Progress
+    ) -> Iterator[tuple[int, Rules]]:
+        """Yield who is to be built, and by which rules; ``asked`` gets what the store has now."""
+        for accounts in self.ledger.accounts(changed=True):
+            heads = self.store.heads([account.user for account in accounts])
+            for account, head in zip(accounts, heads, strict=True):
+                try:
+                    rules = self._prepared(account, head)
+                except (BlobError, RulesError) as error:  # damaged: only this user is
+                    rules = UserResult(account.user, Status.FAILED, error=type(error).__name__)
+                if isinstance(rules, UserResult):
+                    self.report.add(rules)
+                    progress.advance(1)
+                    continue
+                asked[account.id] = account, head
+                yield account.id, rules
+
+    def _prepared(self, account: Account, head: Head) -> Rules | UserResult:
+        """Return the rules that a user is built by, or why nobody is; takes over what they learned.
+
+        Raises BlobError and RulesError if what the store has of the user is damaged.
+        """
+        rules = self.everybody
+        if head.rules:
+            rules |= self.store.rules(account.user)
+        if head.fence != account.head.fence or rules.opted_out:
+            self.ledger.deleted(account)
+            status = Status.OPTED_OUT if rules.opted_out else Status.FORGOTTEN
+            return UserResult(account.user, status)
+        if head.pending:
+            self.ledger.learn(account, self.store.pending(account.user), self.vocabulary)
+        return rules
+
+    def _settle(
+        self, account: Account, head: Head, revision: int, built: Built
+    ) -> UserResult | None:
+        """Publish what a worker built, and take note of it; None if there is nothing to say."""
+        store, ledger = self.store, self.ledger
+        self.report.skip(Skip.DUPLICATE, built.duplicates)
+        with ledger.settling(account.id, revision) as valid:
+            if not valid:  # somebody deleted mail from the ledger meanwhile
+                status = Status.CONFLICT if ledger.account(account.user) else Status.FORGOTTEN
+                return UserResult(account.user, status)
+            if not built.messages and account.published is None:
+                ledger.emptied(account.id, account.head.fence)
+                return None
+            if not built.messages:
+                store.forget(account.user)
+                ledger.emptied(account.id, store.head(account.user).fence)
+                return UserResult(account.user, Status.EXPIRED)
+            if head.generation != account.head.generation:
+                head = account.head
+            elif self._is_foreign(account, head, built):
+                return UserResult(account.user, Status.FOREIGN, head.generation)
+            folded = ledger.folding(account.id)
+            result = publish(store, built, head, self.vocabulary, folded=folded)
+            if result.status in (Status.PUBLISHED, Status.UNCHANGED):
+                now = Head(result.generation, head.fence, rules=head.rules)
+                ledger.settled(account.id, now, built.source_digest, self.built_by, result.pack())
+        if result.status in (Status.FORGOTTEN, Status.OPTED_OUT):
+            ledger.deleted(account)
+        return result
+
+    def _is_foreign(self, account: Account, head: Head, built: Built) -> bool:
+        """Tell whether the store has a model of more mail, none of which the ledger has seen."""
+        if (
+            account.published is not None
+            or not self.ledger.lasting
+            or self.ledger.rebuilding
+            or not head.generation
+            or head.source_digest == built.source_digest
+        ):
+            return False
+        info = self.store.info(account.user)
+        return info is not None and info.messages > built.messages
 
 
 def sequences(
@@ -181,17 +339,23 @@ def sequences(
 
     Users come one after the other, the mail of each in time order and without duplicates.
     """
-    data = vocabulary.to_bytes()
-    with Spool() as spool:
-        with closing(_prepared(sources, data, router, settings, jobs, progress, report)) as read:
-            for message in read:
-                spool.add(message)
-        for user, mail in spool.by_user():
-            kept, duplicates = unique(mail)
-            report.skipped[Skip.DUPLICATE] += duplicates
-            for message in kept:
-                for sequence in message.sequences:
-                    yield user, sequence
+    arguments = (vocabulary.to_bytes(), router, settings)
+    with temporary_ledger() as ledger, closing(Mail(ledger.path)) as kept_mail:
+        ledger.begin(settings, "", now=time.time(), floor=0.0)
+        read = _read(_prepare_chunk, sources, arguments, jobs, progress, report)
+        with closing(read) as results:
+            for result in results:
+                heads = {m.user: Head(0, 0) for _, m in result.prepared}
+                added = ledger.add(result.prepared, heads)
+                report.skip(Skip.DUPLICATE, added.duplicates)
+        for accounts in ledger.accounts():
+            for account in accounts:
+                user, _, mail = kept_mail.of(account.id)
+                kept, duplicates = unique(mail)
+                report.skip(Skip.DUPLICATE, duplicates)
+                for text in learnable(kept):
+                    for sequence in text:
+                        yield user, sequence
 
 
 def count_words(
@@ -215,22 +379,6 @@ def count_words(
     return total
 
 
-def _prepared(
-    sources: Several[Path],
-    vocabulary: bytes,
-    router: Router,
-    settings: Settings,
-    jobs: int,
-    progress: Progress,
-    report: Report,
-) -> Generator[Prepared, None, None]:
-    arguments = (vocabulary, router, settings)
-    read = _read(_prepare_chunk, sources, arguments, jobs, progress, report)
-    with closing(read) as results:
-        for result in results:
-            yield from result.prepared
-
-
 def _read(
     work: Callable[[Chunk], ChunkResult],
     sources: Several[Path],
@@ -238,18 +386,20 @@ def _read(
     jobs: int,
     progress: Progress,
     report: Report,
+    unseen: _Unseen | None = None,
 ) -> Generator[ChunkResult, None, None]:
     """Yield ``work`` of every chunk, in the order of the sources, and keep the report's numbers."""
     progress.stage("reading", sum(map(size, sources)))
     began = time.monotonic()
-    chunks = _chunks(sources, report.unreadable.append, progress.advance)
+    chunks = _chunks(sources, report.add_unreadable, progress.advance, unseen)
     mapped = ordered_map(work, chunks, jobs=jobs, setup=_set_up, setup_arguments=setup_arguments)
     try:
         with closing(mapped) as results:
             for result in results:
                 report.messages += result.messages
                 report.skipped.update(result.skipped)
-                report.unreadable.extend(result.unreadable)
+                for one in result.unreadable:
+                    report.add_unreadable(one)
                 yield result
     finally:
         report.reading_seconds = time.monotonic() - began
@@ -259,18 +409,52 @@ def _chunks(
     sources: Iterable[Path],
     on_error: Callable[[Unreadable], None],
     on_bytes: Callable[[int], None],
+    unseen: _Unseen | None,
 ) -> Iterator[Chunk]:
     for source in sources:
-        held: list[RawItem] = []
-        held_bytes = 0
-        for item in items(source, on_error=on_error, on_bytes=on_bytes):
-            held.append(item)
-            held_bytes += len(item.payload)
-            if len(held) >= CHUNK_MESSAGES or held_bytes >= CHUNK_BYTES:
-                yield Chunk(source, tuple(held))
-                held, held_bytes = [], 0
-        if held:
-            yield Chunk(source, tuple(held))
+        for held in _parts(items(source, on_error=on_error, on_bytes=on_bytes)):
+            chunk = Chunk(source, held) if unseen is None else unseen.chunk(source, held)
+            if chunk.items:
+                yield chunk
+
+
+def _parts(found: Iterable[RawItem]) -> Iterator[tuple[RawItem, ...]]:
+    held: list[RawItem] = []
+    held_bytes = 0
+    for item in found:
+        held.append(item)
+        held_bytes += len(item.payload)
+        if len(held) >= CHUNK_MESSAGES or held_bytes >= CHUNK_BYTES:
+            yield tuple(held)
+            held, held_bytes = [], 0
+    if held:
+        yield tuple(held)
+
+
+@dataclass(slots=True)
+class _Unseen:
+    """Leaves out raw messages that a ledger need not look at again."""
+
+    ledger: Ledger
+    router: Router
+    report: Report
+
+    def chunk(self, source: Path, found: tuple[RawItem, ...]) -> Chunk:
+        by_file = source_name(source) if self.router.by_file else None
+        routing = msgpack.packb((self.router.only_user, by_file))
+        marks = [self.ledger.mark(routing, _bytes(item)) for item in found]
+        seen = self.ledger.seen(marks)
+        self.report.messages += sum(mark in seen for mark in marks)
+        self.report.skip(KNOWN, sum(mark in seen for mark in marks))
+        left = [(item, mark) for item, mark in zip(found, marks, strict=True) if mark not in seen]
+        return Chunk(source, tuple(i for i, _ in left), tuple(m for _, m in left))
+
+
+def _bytes(item: RawItem) -> bytes:
+    payload = item.payload
+    if isinstance(payload, bytes):
+        return payload
+    return repr(sorted(payload.items())).encode("utf-8", "backslashreplace")
 
 
 @dataclass(slots=True)
@@ -281,38 +465,61 @@ class _Worker:
     router: Router
     settings: Settings
     min_users: int
+    floor: float
+    mail: Mail | None
 
 
 _worker: _Worker
 
 
 def _set_up(
-    vocabulary: bytes | None, router: Router, settings: Settings, min_users: int = 1
+    vocabulary: bytes | None,
+    router: Router,
+    settings: Settings,
+    min_users: int = 1,
+    floor: float = 0.0,
+    ledger: Path | None = None,
 ) -> None:
     global _worker  # noqa: PLW0603 - a process pool has no other place for what outlives a chunk
     loaded = Vocabulary.from_bytes(vocabulary) if vocabulary is not None else None
-    _worker = _Worker(loaded, router, settings, min_users)
+    mail = Mail(ledger) if ledger is not None else None
+    _worker = _Worker(loaded, router, settings, min_users, floor, mail)
 
 
 def _prepare_chunk(chunk: Chunk) -> ChunkResult:
-    assert _worker.vocabulary is not None
     result = ChunkResult(len(chunk.items))
-    for item in chunk.items:
+    marks = chunk.marks or (None,) * len(chunk.items)
+    for item, mark in zip(chunk.items, marks, strict=True):
         message = parse(item)
         if isinstance(message, Unreadable):
             result.unreadable.append(message)
             continue
         user = _worker.router.user(message, chunk.source)
-        outcome = (
-            user
-            if isinstance(user, Skip)
-            else prepare(message, user, _worker.vocabulary, _worker.settings)
-        )
-        if isinstance(outcome, Skip):
-            result.skipped[outcome] += 1
-        else:
-            result.prepared.append(outcome)
+        if isinstance(user, Skip):  # whose mail it is may become known
+            result.skipped[user] += 1
+            continue
+        outcome = _prepare(message, user)
+        if not isinstance(outcome, str):
+            result.prepared.append((mark if _is_settled(message) else None, outcome))
+            continue
+        result.skipped[outcome] += 1
+        if mark is not None:
+            result.nothing.append(mark)
     return result
+
+
+def _prepare(message: Message, user: str) -> Prepared | str:
+    assert _worker.vocabulary is not None
+    if message.date is not None and message.date.timestamp() < _worker.floor:
+        return TOO_OLD
+    return prepare(message, user, _worker.vocabulary, _worker.settings)
+
+
+def _is_settled(message: Message) -> bool:
+    """Tell whether a message counts for the same user from any source with such a name."""
+    router = _worker.router
+    said = message.user or message.author or message.sender
+    return bool(said or router.only_user or router.by_file)
 
 
 def _count_words_of_chunk(chunk: Chunk) -> ChunkResult:
@@ -333,42 +540,9 @@ def _count_words_of_chunk(chunk: Chunk) -> ChunkResult:
     return result
 
 
-def _build_user(mail: tuple[str, list[Prepared]]) -> Built:
+def _build_user(work: tuple[int, Rules]) -> tuple[int, int, Built]:
     assert _worker.vocabulary is not None
-    return build_user(*mail, _worker.vocabulary, _worker.settings)
-
-
-def _publish(store: Store, built: Built, head: Head, vocabulary: str) -> UserResult:
-    """Publish one user unless the very same is published already."""
-    generation = head.generation
-    info = store.info(built.user)
-    if info is not None and info.source_digest == built.source_digest:
-        status = Status.UNCHANGED
-        generation = info.generation
-    else:
-        try:
-            generation = store.publish(
-                built.user,
-                built.blob,
-                parent=head,
-                source_digest=built.source_digest,
-                messages=built.messages,
-                tokens=built.tokens,
-                vocabulary=vocabulary,
-            )
-            status = Status.PUBLISHED
-        except PublishConflictError as conflict:
-            status, generation = Status.CONFLICT, conflict.found
-        except ForgottenError:
-            status, generation = Status.FORGOTTEN, 0
-    return UserResult(
-        user=built.user,
-        status=status,
-        generation=generation,
-        messages=built.messages,
-        duplicates=built.duplicates,
-        tokens=built.tokens,
-        ngrams=built.ngrams,
-        pruned=built.pruned,
-        bytes=len(built.blob),
-    )
+    assert _worker.mail is not None
+    id, rules = work
+    user, revision, mail = _worker.mail.of(id)
+    return id, revision, build_user(user, mail, _worker.vocabulary, _worker.settings, rules)

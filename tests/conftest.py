@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,14 @@ def _server() -> Iterator[redis.Redis]:
     client.close()
     server.close()
     shutil.rmtree(directory)
+
+
+@pytest.fixture(autouse=True)
+def _data_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test finds what another, or whoever runs them, left in a user data directory."""
+    place = tmp_path_factory.getbasetemp() / "data" / uuid.uuid4().hex
+    monkeypatch.setenv("XDG_DATA_HOME", str(place))
+    monkeypatch.delenv("PERSLM_LEDGER", raising=False)
 
 
 @pytest.fixture

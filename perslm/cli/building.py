@@ -1,21 +1,20 @@
-"""Commands that read mail: vocabularies, builds, and looks at what a build would see."""
+"""Commands that read mail but build nothing: vocabularies, and looks at what a build would see.
+
+What they share with ``perslm build`` (``perslm.cli.nightly``): options, and whose mail is whose.
+"""
 
 from __future__ import annotations
 
-import json as jsonlib
 import os
 import sys
-from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Column, Table
 
 from perslm.cli.common import (
     JsonOption,
-    StoreOption,
     add_command,
     check_writable,
     print_json,
@@ -24,17 +23,15 @@ from perslm.cli.common import (
     write_bytes,
 )
 from perslm.cli.progress import show_progress
-from perslm.errors import ArgumentError, PerslmError
-from perslm.store import open_store
+from perslm.errors import ArgumentError
 from perslm.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from builders.read import Unreadable
     from builders.routing import Progress, Router
-    from builders.run import Report
 
 SHOWN = 20
-"""Rows of the summary table, and lines on whose mail is whose; the JSON report has all users."""
+"""Lines on whose mail is whose."""
 
 Sources = Annotated[
     list[Path],
@@ -122,14 +119,6 @@ def register(app: typer.Typer) -> None:
     app.add_typer(vocab, name="vocab")
     add_command(
         app,
-        build,
-        "perslm build sent.mbox --user me --vocab vocab.json",
-        "perslm build sent.mbox --user me --me me@example.org --me me@work.example --vocab v.json",
-        "perslm build mail/*.mbox --user-from file --vocab v.json --languages en,es --order 4",
-        "perslm build company.jsonl.gz --vocab v.json --store redis://db:6379 --report night.json",
-    )
-    add_command(
-        app,
         clean,
         "perslm clean sent.mbox | less",
         "perslm clean sent.mbox --user me --keep greeting,close --json",
@@ -166,7 +155,8 @@ def vocab_build(
     Only words of people's own text count, as perslm build sees it.
     """
     from builders.prepare import Settings
-    from builders.run import Report, count_words
+    from builders.report import Report
+    from builders.run import count_words
 
     settings = Settings(languages=split_list(languages), keep=split_list(keep))
     report = Report([str(s) for s in sources])
@@ -191,7 +181,7 @@ def vocab_build(
         "messages": report.messages,
         "unreadable": len(report.unreadable),
     }
-    _warn_unreadable(report.unreadable)
+    warn_unreadable(report.unreadable)
     if json:
         print_json(facts)
         return
@@ -239,92 +229,6 @@ def vocab_import(
     stdout.print(f"{output}: {vocabulary.size} tokens, fingerprint {vocabulary.fingerprint}")
 
 
-def build(
-    sources: Sources,
-    vocab: VocabOption,
-    order: Annotated[int, typer.Option(min=1, max=5, help="Longest n-grams.")] = 3,
-    user: UserOption = None,
-    me: MeOption = None,
-    user_from: UserFromOption = UserFrom.AUTO,
-    languages: LanguagesOption = "en",
-    keep: KeepOption = "",
-    max_bytes: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Leave out what is worth least, so that no model is larger; 16384 keeps most.",
-        ),
-    ] = None,
-    jobs: JobsOption = None,
-    report: Annotated[
-        Path | None, typer.Option(help="Also write what was done to this file, as JSON.")
-    ] = None,
-    master_keys: Annotated[
-        Path | None,
-        typer.Option(
-            "--master-keys",
-            metavar="FILE",
-            envvar="PERSLM_MASTER_KEYS",
-            help="Encrypt models with these keys; perslm keys master new makes them.",
-        ),
-    ] = None,
-    store: StoreOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Build a model for every user found in the sources, and publish it.
-
-    A user is published whole or not at all. After an interruption run the same command again: users
-    already published are found unchanged. Exit code 1 if another builder published a user first.
-
-    With --json the report is printed that --report writes: what was read, skipped and why, and
-    users with status, generation, messages, duplicates, tokens, ngrams, pruned (how many n-grams
-    --max-bytes left out) and bytes.
-    """
-    from builders.prepare import Settings
-    from builders.run import Report
-    from builders.run import build as build_all
-
-    vocabulary = Vocabulary.load(vocab)
-    settings = Settings(order, split_list(languages), split_list(keep), max_bytes)
-    done = Report([str(s) for s in sources])
-    if report is not None:
-        check_writable(report)
-    try:
-        with (
-            open_store(store, master_keys=master_keys) as opened,
-            show_progress(quiet=json) as progress,
-        ):
-            opened.ping()  # before the mail is read: it may take hours
-            build_all(
-                sources,
-                store=opened,
-                vocabulary=vocabulary,
-                router=make_router(sources, user, me, user_from, progress),
-                settings=settings,
-                jobs=jobs or cores(),
-                progress=progress,
-                report=done,
-            )
-    except KeyboardInterrupt:
-        done.interrupted = True
-    except (PerslmError, OSError):
-        with suppress(OSError):  # tell of the first trouble, not of this one
-            _write_report(done, report)
-        raise
-    _write_report(done, report)
-    if json:
-        print_json(done.as_json())
-    else:
-        _summarize(done)
-    _warn_unreadable(done.unreadable)
-    if done.interrupted:
-        stderr.print("interrupted; run the same command again to go on")
-        raise typer.Exit(130)
-    if done.failed:
-        stderr.print("some users were published by another builder meanwhile; run again for them")
-        raise typer.Exit(1)
-
-
 def clean(
     sources: Sources,
     user: UserOption = None,
@@ -362,7 +266,7 @@ def clean(
             stdout.rule(message.position, style="dim")
             stdout.print(own.text)
             stdout.print(f"removed: {removed or 'nothing'}", style="dim")
-    _warn_unreadable(unreadable)
+    warn_unreadable(unreadable)
 
 
 def tokenize(
@@ -384,7 +288,8 @@ def tokenize(
     after).
     """
     from builders.prepare import Settings
-    from builders.run import Report, sequences
+    from builders.report import Report
+    from builders.run import sequences
 
     vocabulary = Vocabulary.load(vocab)
     settings = Settings(languages=split_list(languages), keep=split_list(keep))
@@ -405,7 +310,7 @@ def tokenize(
                 print_json({"user": owner, "tokens": tokens, "opens": opens, "closes": closes})
             else:
                 sys.stdout.write(" ".join(tokens) + "\n")
-    _warn_unreadable(report.unreadable)
+    warn_unreadable(report.unreadable)
 
 
 def make_router(
@@ -429,58 +334,26 @@ def make_router(
         by_file=user_from is UserFrom.FILE,
         progress=progress,
     )
+    explain(router)
+    return router
+
+
+def explain(router: Router) -> None:
+    """Say whom a router took for whom."""
     lines = list(router.explanation())
     for line in lines[:SHOWN]:
         stderr.print(line)
     if len(lines) > SHOWN:
         stderr.print(f"and {len(lines) - SHOWN} more people whose addresses were inferred")
-    return router
 
 
-def _write_report(report: Report, path: Path | None) -> None:
-    if path is not None:
-        text = jsonlib.dumps(report.as_json(), ensure_ascii=False, indent=1)
-        # what UTF-8 does not have (a file's name may) becomes the escape that JSON knows
-        write_bytes(path, text.encode("utf-8", "backslashreplace"))
-
-
-def _summarize(report: Report) -> None:
-    facts = report.as_json()
-    table = Table(Column("user", overflow="fold"), Column("status", no_wrap=True))
-    for name in ("generation", "messages", "tokens", "n-grams", "bytes"):
-        table.add_column(name, justify="right", no_wrap=True)
-    largest = sorted(report.users, key=lambda u: -u.tokens)
-    for u in largest[:SHOWN]:
-        table.add_row(
-            u.user,
-            u.status,
-            str(u.generation),
-            str(u.messages),
-            str(u.tokens),
-            str(sum(u.ngrams)),
-            str(u.bytes),
-        )
-    stdout.print(table)
-    if len(largest) > SHOWN:
-        stdout.print(f"and {len(largest) - SHOWN} more users (--report FILE lists all)")
-    skipped = ", ".join(f"{n} {reason}" for reason, n in sorted(facts["skipped"].items()) if n)
-    stdout.print(
-        f"{report.messages} messages read, {len(report.unreadable)} unreadable; "
-        f"not learned from: {skipped or 'none'}"
-    )
-    stdout.print(
-        f"{facts['published']} of {len(report.users)} users published, {report.tokens} tokens; "
-        f"reading {report.reading_seconds:.1f} s, building {report.building_seconds:.1f} s "
-        f"({facts['messages_per_second']:.0f} messages/s, {facts['tokens_per_second']:.0f} "
-        "tokens/s)"
-    )
-
-
-def _warn_unreadable(unreadable: list[Unreadable]) -> None:
+def warn_unreadable(unreadable: list[Unreadable], count: int | None = None) -> None:
+    """Say which messages could not be read, the first few of ``count`` (None: all are given)."""
     for one in unreadable[:10]:
         stderr.print(f"unreadable: {one.position}: {one.reason}")
-    if len(unreadable) > 10:
-        stderr.print(f"and {len(unreadable) - 10} more unreadable messages")
+    more = (len(unreadable) if count is None else count) - 10
+    if more > 0:
+        stderr.print(f"and {more} more unreadable messages")
 
 
 def split_list(text: str) -> tuple[str, ...]:

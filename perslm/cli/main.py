@@ -14,7 +14,19 @@ import typer
 from rich.text import Text
 from typer.core import TyperGroup
 
-from perslm.cli import bench, building, demo, evaluate, keys, models, serving, storage, top
+from perslm.cli import (
+    bench,
+    building,
+    demo,
+    evaluate,
+    keys,
+    learning,
+    models,
+    nightly,
+    serving,
+    storage,
+    top,
+)
 from perslm.cli.common import stderr, stdout
 from perslm.errors import PerslmError
 
@@ -85,6 +97,8 @@ def _options(
 
 
 building.register(app)
+nightly.register(app)
+learning.register(app)
 models.register(app)
 evaluate.register(app)
 serving.register(app)

@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from builders.prepare import Settings
+from builders.report import Report
 from builders.routing import Router
-from builders.run import Report, build, count_words
+from builders.run import build, count_words
 from perslm.store import open_store
 from tests.support import FIXTURES, SHARED
 

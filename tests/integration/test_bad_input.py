@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from builders.spool import Spool
+from builders.ledger import Ledger
 from perslm.embedded import EmbeddedServer
 from perslm.store import open_store
 from perslm.vocabulary import Vocabulary
@@ -179,7 +179,7 @@ def test_a_vocabulary_that_the_store_lost_is_put_back_by_a_build(
 ) -> None:
     build = ("build", PAVEL, *OPTIONS, "--vocab", vocabulary, "--jobs", 1)
     perslm(*build)
-    (key,) = raw_store.keys("*vocabulary*")
+    (key,) = raw_store.keys("*vocabulary:*")
     raw_store.delete(key)
     done = perslm("complete", "pavel-five", "We", code=5)
     assert "perslm build" in done.err
@@ -213,12 +213,12 @@ def test_places_that_cannot_be_written_are_found_before_the_work(
 def test_a_full_disk_while_reading(
     perslm: Perslm, tmp_path: Path, vocabulary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(spool: Spool, message: object) -> None:
+    def refuse(ledger: Ledger, *arguments: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     report = tmp_path / "report.json"
     with monkeypatch.context() as patch:
-        patch.setattr(Spool, "add", refuse)
+        patch.setattr(Ledger, "add", refuse)
         done = perslm(
             "build", PAVEL, "--vocab", vocabulary, "--jobs", 1, "--report", report, code=5
         )

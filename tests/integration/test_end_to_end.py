@@ -113,7 +113,7 @@ def test_the_exported_model_is_katz_of_the_printed_sentences(
     user = "pavel-five"
     source = MAIL / "pavel-five.mbox"
     common = (source, *OPTIONS, "--vocab", words_file, "--jobs", 1)
-    perslm("build", *common, "--order", order)
+    perslm("build", *common, "--order", order, "--min-messages", 1)
     perslm("export", user, "--format", "arpa", "-o", tmp_path / "model.arpa")
     lines = perslm("tokenize", *common, "--json").lines
     counts = ngram_counts(((s["tokens"], s["opens"], s["closes"]) for s in lines), order)
@@ -128,11 +128,14 @@ def test_the_exported_model_is_katz_of_the_printed_sentences(
         assert entries[context][1] * LN10 == pytest.approx(oracle.alpha(context), abs=2e-4)
 
 
-def test_two_builds_at_once_leave_every_user_readable(perslm: Perslm, words_file: Path) -> None:
+def test_two_builds_at_once_leave_every_user_readable(
+    perslm: Perslm, words_file: Path, tmp_path: Path
+) -> None:
+    ledgers = [("--ledger", tmp_path / name) for name in ("one", "other")]
     arguments = (*PEOPLE, *OPTIONS, "--vocab", words_file, "--jobs", 1, "--json")
     with (
-        process(perslm.store, "build", *arguments, "--order", 2) as one,
-        process(perslm.store, "build", *arguments, "--order", 3) as other,
+        process(perslm.store, "build", *arguments, *ledgers[0], "--order", 2) as one,
+        process(perslm.store, "build", *arguments, *ledgers[1], "--order", 3) as other,
     ):
         ended = [running.communicate(timeout=120) for running in (one, other)]
     reports = [json.loads(out) for out, _ in ended]

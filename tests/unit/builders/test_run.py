@@ -12,8 +12,9 @@ import pytest
 
 from builders import build as building
 from builders.prepare import Settings, Skip
+from builders.report import Report, Status
 from builders.routing import Router
-from builders.run import Report, Status, build, count_words, sequences
+from builders.run import build, count_words, sequences
 from perslm import blob
 from perslm.counts import count
 from perslm.store import Store

@@ -1,0 +1,160 @@
+"""A ledger's database as a file: how it is opened, what its errors mean, how messages lie in it.
+
+What the tables mean is in ``builders.ledger``, the folder in ``builders.ledgers``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgpack
+
+from builders.prepare import Prepared
+from perslm._files import OWNER_ONLY
+from perslm.errors import LedgerError
+from perslm.vocabulary import Sequence
+
+_FORMAT = 1
+_SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS users (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, user TEXT NOT NULL UNIQUE,
+  generation INTEGER NOT NULL, fence INTEGER NOT NULL, run INTEGER NOT NULL,
+  published TEXT, built_by TEXT, rules TEXT NOT NULL DEFAULT '', result BLOB,
+  changed INTEGER NOT NULL DEFAULT 1, revision INTEGER NOT NULL DEFAULT 0,
+  floor REAL NOT NULL DEFAULT 0, gone INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX IF NOT EXISTS changed_users ON users (id) WHERE changed;
+CREATE TABLE IF NOT EXISTS messages (
+  user INTEGER NOT NULL, mark BLOB NOT NULL, age REAL NOT NULL, run INTEGER NOT NULL,
+  learned INTEGER NOT NULL, message BLOB NOT NULL, PRIMARY KEY (user, mark)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS messages_by_age ON messages (age);
+CREATE TABLE IF NOT EXISTS seen (mark BLOB PRIMARY KEY, user INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS forgotten (
+  user INTEGER NOT NULL, digest BLOB NOT NULL, PRIMARY KEY (user, digest)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS folding (
+  user INTEGER NOT NULL, mark BLOB NOT NULL, PRIMARY KEY (user, mark)
+) WITHOUT ROWID;
+PRAGMA user_version = {_FORMAT};
+"""
+_WAIT = 120.0  # seconds for another process that writes: a publish, or a deletion of much mail
+_TEMPORARY = """
+CREATE TEMP TABLE alike (mark BLOB PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TEMP TABLE going (id INTEGER PRIMARY KEY);
+"""
+
+
+class Mail:
+    """Reads users' messages from a ledger's database, in whichever process builds them."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with errors(path):
+            self._database = connect(path)
+
+    def close(self) -> None:
+        """Close the database."""
+        self._database.close()
+
+    def of(self, id: int) -> tuple[str, int, list[Prepared]]:
+        """Return a user, the revision of their mail, and the messages that may count.
+
+        Copies of a message are among them, but nothing that was learned and is in the mail, too.
+        """
+        with errors(self._path):
+            self._database.execute("BEGIN")
+            try:
+                found = self._database.execute(
+                    "SELECT user, revision FROM users WHERE id = ?", (id,)
+                ).fetchone()
+                rows = self._database.execute(
+                    "SELECT learned, message FROM messages WHERE user = ?", (id,)
+                )
+                user, revision = found or ("", -1)
+                mail: list[Prepared] = []
+                learned: list[Prepared] = []
+                for is_learned, message in rows:
+                    (learned if is_learned else mail).append(unpack(user, message))
+            finally:
+                self._database.execute("COMMIT")
+        if learned:
+            known = {digest for message in mail for digest in message.digests}
+            mail.extend(m for m in learned if known.isdisjoint(m.digests))
+        return user, revision, mail
+
+
+def pack(message: Prepared) -> bytes:
+    """Return one message as msgpack, all but its user; ids as raw little-endian uint32."""
+    sequences = [
+        (s.opens, s.closes, struct.pack(f"<{len(s.ids)}I", *s.ids)) for s in message.sequences
+    ]
+    packed: bytes = msgpack.packb((message.when, message.digests, sequences))
+    return packed
+
+
+def unpack(user: str, packed: bytes) -> Prepared:
+    """Return the message of :func:`pack`."""
+    when, digests, sequences = msgpack.unpackb(packed, use_list=False)
+    return Prepared(
+        user,
+        when,
+        digests,
+        tuple(
+            Sequence(struct.unpack(f"<{len(ids) // 4}I", ids), opens, closes)
+            for opens, closes, ids in sequences
+        ),
+    )
+
+
+def connect(path: Path, *, lasting: bool = True) -> sqlite3.Connection:
+    """Open a database, which is made if there is none; what does not last need not reach a disk.
+
+    Raises sqlite3.Error, and LedgerError if another version of perslm made it.
+    """
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, OWNER_ONLY))  # its other files are made as it is
+    database = sqlite3.connect(path, timeout=_WAIT, isolation_level=None)
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute(f"PRAGMA synchronous = {'NORMAL' if lasting else 'OFF'}")
+    database.execute("PRAGMA secure_delete = ON")
+    database.execute("PRAGMA journal_size_limit = 0")
+    database.execute("PRAGMA cache_size = -65536")
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    if version not in (0, _FORMAT):
+        database.close()
+        raise LedgerError(
+            f"{path}: another version of perslm made this ledger; remove its folder and build from "
+            "all mail with --rebuild"
+        )
+    database.executescript(_TEMPORARY if version else _SCHEMA + _TEMPORARY)
+    return database
+
+
+@contextmanager
+def errors(path: Path) -> Iterator[None]:
+    """Make of what SQLite raises an OSError, if it is the disk's, or a LedgerError."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        if code == sqlite3.SQLITE_IOERR:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path)) from error
+        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(path)) from error
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise LedgerError(
+                f"{path}: another process has been writing to this ledger for minutes; try again"
+            ) from error
+        raise LedgerError(
+            f"{path}: this ledger is damaged; bring its folder back from a backup, or remove it "
+            "and build from all mail with --rebuild"
+        ) from error
