@@ -1,0 +1,50 @@
+"""One Spark application for these tests: two executors, processes of their own, as on a cluster."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builders.spark import session
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[Any]:
+    """A session on ``local-cluster[2,1,1024]``, with speculation; Java that starts fast."""
+    pytest.importorskip("pyspark", reason="pyspark is not installed: pip install 'perslm[spark]'")
+    if shutil.which("java") is None:
+        pytest.skip("there is no Java, which Spark needs: install version 17")
+    java = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+    settings = (
+        "spark.speculation=true",
+        "spark.speculation.interval=100ms",
+        "spark.task.maxFailures=2",
+        "spark.executor.memory=512m",
+        f"spark.executor.extraJavaOptions={java}",
+        "spark.sql.codegen.wholeStage=false",
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
+        patch.setenv("SPARK_SUBMIT_OPTS", java)
+        with session("local-cluster[2,1,1024]", settings) as opened:
+            work = executors_work(opened)
+            yield opened
+        shutil.rmtree(work)
+
+
+@pytest.fixture
+def executor_logs(spark: Any) -> list[Path]:
+    """What the executors have logged so far."""
+    return sorted(executors_work(spark).rglob("std*"))
+
+
+def executors_work(spark: Any) -> Path:
+    import pyspark
+
+    home = os.environ.get("SPARK_HOME") or Path(pyspark.__file__).parent
+    return Path(home, "work", spark.sparkContext.applicationId)
