@@ -75,6 +75,9 @@ _OPTIONS: Final = (
     # Plain commands: every server reads them, and valkey-check-aof can mend them (it does not know
     # the binary form that Valkey 9 writes).
     ("--aof-use-rdb-preamble", "no"),
+    # A user's hash with its blob in one piece: half of what is in memory beside the blobs.
+    ("--hash-max-listpack-value", "65536"),
+    ("--hash-max-listpack-entries", "64"),
     ("--loglevel", "warning"),
     ("--logfile", "valkey.log"),
     ("--pidfile", "valkey.pid"),
