@@ -80,7 +80,11 @@ class Sample:
     def some(self, most: int) -> Sample:
         """Return at most about ``most`` of the tokens, evenly spread."""
         step = -(-len(self.shared) // most) if len(self.shared) else 1
-        return Sample(*(getattr(self, name)[::step] for name in self.__slots__))
+        return self.at(np.arange(0, len(self.shared), step))
+
+    def at(self, tokens: Int64Array) -> Sample:
+        """Return the tokens of these indices, in this order."""
+        return Sample(*(getattr(self, name)[tokens] for name in self.__slots__))
 
 
 def sample(counts: Counts, passages: Sequence[Passage]) -> Sample:
@@ -140,6 +144,8 @@ def fit(people: Sequence[Sequence[Sample]], order: int) -> Gates:
     every = Sample(
         *(np.concatenate([getattr(s, name) for s in drawn]) for name in Sample.__slots__)
     )
+    deepest_first = np.argsort(-(every.distinct > 0).sum(1), kind="stable")
+    every, share = every.at(deepest_first), share[deepest_first]
     place = place_of(every)
     means = share @ place
     gates, moves = order * (FEATURES + 1), place.shape[1]
@@ -154,13 +160,16 @@ def fit(people: Sequence[Sequence[Sample]], order: int) -> Gates:
 
 
 def design_of(every: Sample) -> list[Float64Array]:
-    """Return the features of the contexts of each order, float64[n, FEATURES] each."""
+    """Return the features of the contexts of each order, float64[m, FEATURES] each.
+
+    Only of the first m tokens, as far as there is one that has such a context: fitting sorts them.
+    """
     variety = every.distinct + (every.total - every.kept)
-    by_order = zip(every.total.T, variety.T, every.opens.T, strict=True)
-    return [
-        features(np.maximum(total, 1), np.maximum(different, 1), opens)
-        for total, different, opens in by_order
-    ]
+    found = []
+    for total, different, opens in zip(every.total.T, variety.T, every.opens.T, strict=True):
+        m = int(np.flatnonzero(total)[-1]) + 1 if total.any() else 0
+        found.append(features(np.maximum(total[:m], 1), np.maximum(different[:m], 1), opens[:m]))
+    return found
 
 
 def place_of(every: Sample) -> Float64Array:
@@ -211,14 +220,16 @@ def objective_of(every: Sample, place: Float64Array, share: Float64Array) -> Obj
         by_mass, by_left = slope * odds, slope * (every.shared - p * (1 - odds))
         gradient = np.zeros_like(table)
         for k in reversed(range(order)):
-            step = steps[k]
-            gone = step.gone * by_left * step.left
-            by_gate = by_mass * (step.gone * step.mass - step.own) + gone
+            step, known = steps[k], slice(len(design[k]))
+            mass_slope, left_slope = by_mass[known], by_left[known]
+            by_gate = mass_slope * (step.gone * step.mass - step.own)
+            by_gate += left_slope * step.gone * step.left
             gradient[k, :FEATURES] = (by_gate * step.speaks * (1 - step.speaks)) @ design[k]
-            freed = by_mass * (step.variety * step.mass - step.known)
-            freed += by_left * step.variety * step.left
+            freed = mass_slope * (step.variety * step.mass - step.known)
+            freed += left_slope * step.variety * step.left
             gradient[k, FEATURES] = (freed @ step.speaks) * discount[k] * (1 - discount[k])
-            by_mass, by_left = by_mass * step.leaves, by_left * step.leaves
+            mass_slope *= step.leaves
+            left_slope *= step.leaves
         moves = (slope * odds * (mass - p * (1 - left))) @ place
         value = -float(share @ np.log(p)) + RIDGE * float(flat[:gates] @ flat[:gates]) / 2
         return value, np.append(gradient.ravel() + RIDGE * flat[:gates], moves)
@@ -228,7 +239,7 @@ def objective_of(every: Sample, place: Float64Array, share: Float64Array) -> Obj
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Step:
-    """What one order of the chain did, float64[n] each.
+    """What one order of the chain did to the tokens of its design, float64[m] each.
 
     ``mass`` and ``left`` are those of the shorter context. ``speaks`` is 1 − γ, ``own`` and
     ``gone`` what it gives to the token, and to all, if it speaks; ``known`` and ``variety`` how
@@ -259,20 +270,21 @@ def _chain(
     mass, left = np.zeros_like(every.shared), np.ones_like(every.shared)
     steps = []
     for k, matrix in enumerate(design):
-        used, kept, distinct = every.used[:, k], every.kept[:, k], every.distinct[:, k]
-        total = np.maximum(every.total[:, k], 1)
+        m = len(matrix)
+        used, kept, distinct = every.used[:m, k], every.kept[:m, k], every.distinct[:m, k]
+        total = np.maximum(every.total[:m, k], 1)
         discount = table[k, FEATURES]
         step = _Step(
-            mass,
-            left,
+            mass[:m].copy(),
+            left[:m].copy(),
             np.where(distinct > 0, _logistic(-matrix @ table[k, :FEATURES]), 0),
             np.maximum(used - discount, 0) / total,
             (kept - discount * distinct) / total,
             (used > 0) / total,
             distinct / total,
         )
-        mass = step.speaks * step.own + step.leaves * mass
-        left = step.leaves * left
+        mass[:m] = step.speaks * step.own + step.leaves * step.mass
+        left[:m] = step.leaves * step.left
         steps.append(step)
     return mass, left, steps
 
@@ -306,7 +318,7 @@ def minimize(objective: Objective, begin: Float64Array, memory: int = 12) -> Flo
         s, y = there - x, new_gradient - gradient
         if s @ y > 1e-12:
             moves = [*moves, (s, y)][-memory:]
-        done = value - new_value < 1e-9
+        done = value - new_value < 1e-8
         x, value, gradient = there, new_value, new_gradient
         if done:
             break

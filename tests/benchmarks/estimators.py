@@ -12,8 +12,8 @@ test is the newest fifth of a person's letters. In the table,
 * ``nightly`` and ``at once`` are models that go on learning: of each letter of the test, they know
   those of the days before, or all letters before;
 * ``two letters`` leaves out n-grams above order 1 that stand in one letter only, as ``perslm
-  build`` does unless told otherwise, with gates that were fitted on such models; ``both, all`` and
-  ``both, two`` have gates that were fitted on models of both kinds;
+  build`` does unless told otherwise; ``two, refitted`` the same with gates that were fitted on such
+  models, as those of perslm are not;
 * ``one λ`` is the best single λ that each person could have had, found on the test itself: the
   better of one with Katz and one with our own p_personal.
 """
@@ -86,7 +86,7 @@ def without_place(gates: Gates) -> Gates:
 
 
 def tested(
-    letters: list[Letter], study: Study, order: int, plain: Gates, two: Gates, both: Gates
+    letters: list[Letter], study: Study, order: int, gates: Gates, refitted: Gates
 ) -> Iterator[tuple[str, str, Tally]]:
     """Yield the figures of one person, by system and number of letters."""
     past, future = split(letters, 0.2)
@@ -95,14 +95,13 @@ def tested(
         name = "all" if amount == len(past) else str(amount)
         whole = fitting.counts_of(past[-amount:], study.vocabulary, order)
         sample = fitting.sample(whole, passages)
-        yield "model", name, tally_of(sample, plain)
-        yield "no place", name, tally_of(sample, without_place(plain))
-        yield "both, all", name, tally_of(sample, both)
+        yield "model", name, tally_of(sample, gates)
+        yield "no place", name, tally_of(sample, without_place(gates))
         cut = fitting.sample(in_two_letters(past[-amount:], study.vocabulary, order), passages)
-        yield "two letters", name, tally_of(cut, two)
-        yield "both, two", name, tally_of(cut, both)
+        yield "two letters", name, tally_of(cut, gates)
+        yield "two, refitted", name, tally_of(cut, refitted)
     for at_once in (False, True):
-        tally = growing(past, future, study, order, plain, at_once)
+        tally = growing(past, future, study, order, gates, at_once)
         yield "at once" if at_once else "nightly", "all", tally
 
 
@@ -138,7 +137,6 @@ def main() -> None:
     singles: list[float] = []
     for part in range(PARTS):
         gates = [fitting.fit(others(people, part), order) for people in (plain, two)]
-        gates.append(fitting.fit(others(plain, part) + others(two, part), order))
         for letters in study.people[part::PARTS]:
             for system, name, tally in tested(letters, study, order, *gates):
                 found.setdefault((system, name), []).append(tally)
