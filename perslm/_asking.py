@@ -9,6 +9,7 @@ import math
 import os
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -23,6 +24,7 @@ from perslm.errors import (
     ServiceError,
     VocabularyMismatchError,
 )
+from perslm.learning import known_fields
 from perslm.model import (
     Estimator,
     NullModel,
@@ -38,6 +40,7 @@ _Wanted: TypeAlias = tuple[str, float | None, Estimator]
 """A user, the weight and the estimator that a model was asked for with."""
 
 _FETCHED_MODELS: Final = 64
+_LEARNED: Final = ("learned", "known", "nothing", "opted_out")
 _LONGEST_TIMEOUT: Final = 1_000_000  # sockets take no more than 2³¹ ms
 
 
@@ -60,8 +63,8 @@ class Asking:
         self.strict = strict
         self.pause = pause
         self.stale_seconds = stale_seconds
-        # the model, and when the service last vouched for it
-        self._fetched: OrderedDict[_Wanted, tuple[PersonalModel, float]] = OrderedDict()
+        # the model, when the service last vouched for it, and its tag
+        self._fetched: OrderedDict[_Wanted, tuple[PersonalModel, float, str]] = OrderedDict()
         self._forgets = 0  # how many may have been done
         self._mutex = threading.Lock()
 
@@ -102,6 +105,13 @@ class Asking:
             raise ServiceError("the scoring service sent metadata that cannot be")
         return facts
 
+    def learn(self, user: str, message: Mapping[str, Any]) -> Steps[str]:
+        """Have a message of the user learned."""
+        status = yield from self.calls.learn(checked(user), known_fields(message))
+        if status not in _LEARNED:
+            raise ServiceError("the scoring service sent an answer that cannot be")
+        return status
+
     def forget(self, user: str) -> Steps[bool]:
         """Delete every generation of the user's model."""
         try:
@@ -132,20 +142,19 @@ class Asking:
         user, weight, estimator = wanted
         asked = monotonic()
         with self._mutex:
-            kept, _ = self._fetched.get(wanted, (None, 0.0))
+            kept, _, known = self._fetched.get(wanted, (None, 0.0, ""))
             forgets = self._forgets
         try:
-            unless = None if kept is None else kept.generation
-            found = yield from self.calls.blob(checked(user), unless)
+            found = yield from self.calls.blob(checked(user), known or None)
         except NoModelError:
             self._drop(wanted)
             raise
         if found is None:
             assert kept is not None
-            self._keep(wanted, kept, asked, forgets)
+            self._keep(wanted, kept, asked, known, forgets)
             return kept
         self._drop(wanted)
-        generation, blob = found
+        generation, blob, tag = found
 
         def read() -> PersonalModel:
             return PersonalModel.from_blob(
@@ -153,24 +162,26 @@ class Asking:
             )
 
         model: PersonalModel = yield Work(read)
-        self._keep(wanted, model, asked, forgets)
+        self._keep(wanted, model, asked, tag or str(generation), forgets)
         return model
 
     def _usable(self, wanted: _Wanted) -> PersonalModel | None:
         """Return the model that was fetched before, if it may be used without being vouched for."""
         with self._mutex:
-            model, vouched = self._fetched.get(wanted, (None, 0.0))
+            model, vouched, _ = self._fetched.get(wanted, (None, 0.0, ""))
             if model is not None and monotonic() - vouched >= self.stale_seconds:
                 del self._fetched[wanted]
                 return None
         return model
 
-    def _keep(self, wanted: _Wanted, model: PersonalModel, vouched: float, forgets: int) -> None:
+    def _keep(
+        self, wanted: _Wanted, model: PersonalModel, vouched: float, tag: str, forgets: int
+    ) -> None:
         """Keep a model, unless a deletion came between."""
         with self._mutex:
             if forgets != self._forgets:
                 return
-            self._fetched[wanted] = model, vouched
+            self._fetched[wanted] = model, vouched, tag
             self._fetched.move_to_end(wanted)
             if len(self._fetched) > _FETCHED_MODELS:
                 self._fetched.popitem(last=False)
@@ -190,7 +201,8 @@ class Asking:
         with self._mutex:
             self._forgets += 1
             for key in [key for key in self._fetched if key[0] == user]:
-                self._fetched[key] = self._fetched[key][0], -math.inf
+                model, _, tag = self._fetched[key]
+                self._fetched[key] = model, -math.inf, tag
 
 
 class ClientBase:

@@ -141,13 +141,31 @@ class GrpcCalls:
         facts = {field.name: getattr(reply, field.name) for field in reply.DESCRIPTOR.fields}
         return {**facts, "ngrams": list(reply.ngrams)}
 
-    def blob(self, user: str, unless: int | None) -> Steps[tuple[int, bytes] | None]:
-        """Return generation and bytes of the user's model; None if that is still ``unless``."""
-        asked = scorer_pb2.GetModelRequest(user=user, unless=unless)
+    def blob(self, user: str, unless: str | None) -> Steps[tuple[int, bytes, str] | None]:
+        """Return generation, bytes and tag of the user's model; None if it is still ``unless``."""
+        asked = scorer_pb2.GetModelRequest(user=user, unless_tag=unless)
+        if unless is not None and unless.isdigit():  # all that an older service understands
+            asked.unless = int(unless)
         reply = yield from _call("GetModel", asked, scorer_pb2.Model)
         if reply.unchanged and unless is not None:
             return None
-        return reply.generation, reply.blob
+        return reply.generation, reply.blob, reply.tag
+
+    def learn(self, user: str, message: Mapping[str, Any]) -> Steps[str]:
+        """Have a message learned; return what became of it."""
+        asked = scorer_pb2.AddMessageRequest(
+            user=user,
+            message_id=message.get("message_id"),
+            date=message.get("date"),
+            author=_addresses(message, "from"),
+            to=_addresses(message, "to"),
+            cc=_addresses(message, "cc"),
+            subject=message.get("subject"),
+            body=message.get("body"),
+            raw=_bytes(message.get("raw")),
+        )
+        reply = yield from _call("AddMessage", asked, scorer_pb2.Learned)
+        return reply.status
 
     def forget(self, user: str) -> Steps[None]:
         """Delete every generation of the user's model."""
@@ -353,6 +371,15 @@ def _request(fields: Mapping[str, Any]) -> scorer_pb2.ScoreRequest:
         dense=fields.get("dense"),
         compact=fields.get("compact"),
     )
+
+
+def _addresses(message: Mapping[str, Any], name: str) -> list[str]:
+    found = message.get(name) or []
+    return [found] if isinstance(found, str) else list(found)
+
+
+def _bytes(raw: str | bytes | None) -> bytes | None:
+    return raw.encode() if isinstance(raw, str) else raw
 
 
 def _array(packed: Mapping[str, Any]) -> scorer_pb2.Array:

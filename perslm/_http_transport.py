@@ -6,6 +6,7 @@ stay open between requests; over TCP or, for a service on the same machine, a un
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import re
@@ -28,6 +29,7 @@ from perslm._transport import Credentials, UnansweredError, exchange, refuse
 from perslm.errors import ArgumentError, ServiceError
 
 _CONNECTIONS: Final = 16
+_JSON: Final = {"content-type": "application/json"}
 _MSGPACK: Final = {"content-type": "application/msgpack", "accept": "application/msgpack"}
 
 
@@ -111,8 +113,8 @@ class HttpCalls:
         reply = yield from exchange(HttpRequest("GET", _user_path(user)), HttpReply)
         return _json(_accepted(reply).body)
 
-    def blob(self, user: str, unless: int | None) -> Steps[tuple[int, bytes] | None]:
-        """Return generation and bytes of the user's model; None if that is still ``unless``."""
+    def blob(self, user: str, unless: str | None) -> Steps[tuple[int, bytes, str] | None]:
+        """Return generation, bytes and tag of the user's model; None if it is still ``unless``."""
         known = {} if unless is None else {"if-none-match": f'"{unless}"'}
         request = HttpRequest("GET", _user_path(user) + "/model", known)
         reply = yield from exchange(request, HttpReply)
@@ -121,7 +123,18 @@ class HttpCalls:
         generation = _accepted(reply).headers.get("perslm-generation", "")
         if not re.fullmatch(r"[0-9]{1,18}", generation):
             raise ServiceError("the scoring service sent a model without its generation")
-        return int(generation), reply.body
+        tag = reply.headers.get("etag", "").strip('"')
+        return int(generation), reply.body, tag if re.fullmatch(r"[0-9a-f-]{1,40}", tag) else ""
+
+    def learn(self, user: str, message: Mapping[str, Any]) -> Steps[str]:
+        """Have a message learned; return what became of it."""
+        raw = message.get("raw")
+        if isinstance(raw, bytes):  # as those of other alphabets are, too, in JSON
+            message = {**message, "raw": base64.urlsafe_b64encode(raw).decode()}
+        body = json.dumps(message).encode()
+        request = HttpRequest("POST", _user_path(user) + "/messages", _JSON, body)
+        reply = yield from exchange(request, HttpReply)
+        return str(_json(_accepted(reply).body).get("status"))
 
     def forget(self, user: str) -> Steps[None]:
         """Delete every generation of the user's model."""

@@ -127,6 +127,11 @@ def vocabulary(namespace: str, fingerprint: str) -> str:
     return f"{namespace}:vocabulary:{fingerprint}"
 
 
+def current_vocabulary(namespace: str) -> str:
+    """Return the key that names the vocabulary of users to come."""
+    return f"{namespace}:vocabulary"
+
+
 def all_vocabularies(installation: str) -> str:
     """Return a pattern of the vocabularies of all tenants, as ``all_heads``."""
     return f"{installation}*:vocabulary:*"

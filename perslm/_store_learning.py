@@ -136,6 +136,12 @@ class Learning(Base):
         specials = counts.Specials(words.size, words.bos, words.eos)
         return blob.encode(counts.empty(FIRST_ORDER, specials), blob.Metadata(vocabulary))
 
+    def _use_vocabulary(self, fingerprint: str, *, always: bool) -> None:
+        """Remember which vocabulary is that of new users; not ``always``: if none is yet."""
+        key = keys.current_vocabulary(self._namespace)
+        how = () if always else ("NX",)
+        self._connection.at(key, "SET", key, fingerprint, *how, writes=True)
+
     # Rules
 
     def rules(self, user: str | None) -> Rules:
@@ -175,12 +181,19 @@ class Learning(Base):
     # Vocabularies
 
     def put_vocabulary(self, data: bytes, fingerprint: str) -> None:
-        """Keep ``data``, a vocabulary's bytes, for readers of models; a second time is a no-op."""
+        """Keep ``data``, a vocabulary's bytes, for readers of models, and for users to come."""
         if len(data) > VOCABULARY_BYTES:
             raise ArgumentError(f"a vocabulary has at most {VOCABULARY_BYTES} bytes")
         key = keys.vocabulary(self._namespace, fingerprint)
         packed = zlib.compress(data)
         self._connection.at(key, "SET", key, packed, "NX", writes=True)
+        self._use_vocabulary(fingerprint, always=True)
+
+    def current_vocabulary(self) -> str | None:
+        """Return the fingerprint of the vocabulary that was put here last, by a build."""
+        key = keys.current_vocabulary(self._namespace)
+        found = self._connection.at(key, "GET", key, writes=False)
+        return None if found is None else found.decode()
 
     def vocabulary(self, fingerprint: str) -> bytes | None:
         """Return the bytes of a vocabulary, or None if it was never put here."""

@@ -119,8 +119,15 @@ class Calls(Protocol):
         """Return metadata of the user's model."""
         ...
 
-    def blob(self, user: str, unless: int | None) -> Steps[tuple[int, bytes] | None]:
-        """Return generation and bytes of the user's model; None if that is still ``unless``."""
+    def blob(self, user: str, unless: str | None) -> Steps[tuple[int, bytes, str] | None]:
+        """Return generation, bytes and tag of the user's model; None if it is still ``unless``.
+
+        The tag is another for each model that the user ever had.
+        """
+        ...
+
+    def learn(self, user: str, message: Mapping[str, Any]) -> Steps[str]:
+        """Have a message learned; return what became of it."""
         ...
 
     def forget(self, user: str) -> Steps[None]:

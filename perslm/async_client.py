@@ -16,6 +16,7 @@ leaves the client and its models as good as before.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -104,6 +105,10 @@ class AsyncClient(ClientBase):
     async def info(self, user: str) -> dict[str, Any]:
         """Return metadata of the user's model; see ``Client.info``."""
         return await self._run(self._asking.info(user))
+
+    async def learn(self, user: str, message: Mapping[str, Any]) -> str:
+        """Have the service learn a message that the user just sent; see ``Client.learn``."""
+        return await self._run(self._asking.learn(user, message))
 
     async def forget(self, user: str) -> bool:
         """Delete every generation of the user's model; see ``Client.forget``.

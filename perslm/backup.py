@@ -113,7 +113,7 @@ def _write(store: Store, file: BinaryIO, progress: Progress) -> tuple[int, int]:
     for tenant, _ in everybodys:
         fields = store.of_tenant(tenant)._script(scripts.SNAPSHOT_RULES, "")
         put(_packed({"tenant": tenant, "rules": fields}))
-    for tenant, fingerprint in store.vocabularies():
+    for tenant, fingerprint in _current_first(store):
         data = _vocabulary(store.of_tenant(tenant), fingerprint)
         if data is not None:
             put(_packed({"tenant": tenant, "fingerprint": fingerprint, "data": data}))
@@ -131,6 +131,13 @@ def _write(store: Store, file: BinaryIO, progress: Progress) -> tuple[int, int]:
     return users, vocabularies
 
 
+def _current_first(store: Store) -> list[tuple[str, str]]:
+    """Return all vocabularies, those first that users to come have: so they are again."""
+    found = list(store.vocabularies())
+    current = {(tenant, store.of_tenant(tenant).current_vocabulary()) for tenant, _ in found}
+    return sorted(found, key=lambda vocabulary: vocabulary not in current)
+
+
 def _vocabulary(store: Store, fingerprint: str) -> bytes | None:
     key = keys.vocabulary(store._namespace, fingerprint)
     found: bytes | None = store._connection.at(key, "GET", key, writes=False)
@@ -140,6 +147,7 @@ def _vocabulary(store: Store, fingerprint: str) -> bytes | None:
 def _put_vocabulary(store: Store, fingerprint: str, data: bytes) -> None:
     key = keys.vocabulary(store._namespace, fingerprint)
     store._connection.at(key, "SET", key, data, "NX", writes=True)
+    store._use_vocabulary(fingerprint, always=False)
 
 
 def _put(store: Store, record: dict[str, Any]) -> bytes:

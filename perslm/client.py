@@ -36,6 +36,7 @@ and when to come back. A deletion is sent once.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -132,10 +133,22 @@ class Client(ClientBase):
 
         ``order``, ``ngrams`` (a list by order), ``bytes`` (of the blob), ``generation``,
         ``messages``, ``tokens``, ``vocabulary`` (its fingerprint), ``vocabulary_size``, ``created``
-        (a POSIX time), ``weight_by_state`` (whether λ depends on the state). Raises NoModelError or
-        ServiceError, strict or not.
+        (a POSIX time), ``weight_by_state`` (whether λ depends on the state), ``pending`` (how many
+        of the messages were learned since the last build). Raises NoModelError or ServiceError,
+        strict or not.
         """
         return self._run(self._asking.info(user))
+
+    def learn(self, user: str, message: Mapping[str, Any]) -> str:
+        """Have the service learn a message that the user just sent; return what became of it.
+
+        ``message`` has the fields of a JSON lines source: ``message_id``, ``date``, ``from``,
+        ``to``, ``cc``, ``subject`` and ``body`` (or ``raw``, a whole message), all text, addresses
+        also lists of it. It counts at once; the same message twice is learned once. ``learned``:
+        it counts from now on; ``known``: it did already; ``nothing``: there is nothing to learn in
+        it; ``opted_out``: the user wants no model. Raises ServiceError, strict or not.
+        """
+        return self._run(self._asking.learn(user, message))
 
     def forget(self, user: str) -> bool:
         """Delete every generation of the user's model; say whether there was one.

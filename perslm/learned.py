@@ -18,6 +18,7 @@ import numpy as np
 
 from perslm import blob
 from perslm.counts import Counts, Level, count, merge, pair_keys, split_keys
+from perslm.errors import ArgumentError, BlobError
 from perslm.rules import Rules
 from perslm.store import Pending, Stored
 
@@ -37,6 +38,13 @@ def current(stored: Stored, everybody: Rules | None = None) -> bytes:
     messages = [m for m in stored.pending if m.vocabulary == stored.vocabulary]
     if not messages and not rules.blocked:
         return stored.blob
+    try:
+        return _joined(stored, messages, rules)
+    except ArgumentError:  # ids that the vocabulary does not have, say
+        raise BlobError("a learned message does not fit the model") from None
+
+
+def _joined(stored: Stored, messages: Sequence[Pending], rules: Rules) -> bytes:
     decoded = blob.decode(stored.blob)
     counts, metadata = decoded.counts, decoded.metadata
     if messages:

@@ -27,6 +27,7 @@ key                          type    holds                                     l
                                      ``revision``: changes with them           deletion, too
 ``perslm:rules``             hash    the same for everybody                    until set anew
 ``perslm:vocabulary:<f>``    string  a vocabulary, zlib; f is its fingerprint  until removed by hand
+``perslm:vocabulary``        string  the fingerprint that was put here last    until the next
 ===========================  ======  ========================================  ====================
 
 **Atomic.** Every operation on a user is one script over that fixed set of keys, all declared. A

@@ -1,12 +1,13 @@
-"""Audit records: who exported, deleted or administered what, without naming users.
+"""Audit records: who exported, taught, deleted or administered what, without naming users.
 
 A record is one line of JSON through the logger ``perslm.audit``::
 
     {"time": "2026-01-31T02:03:04.567+00:00", "action": "forget", "outcome": "ok",
      "tenant": "default", "principal": "key:ops", "user": "5f2b…", "request_id": "9c1e…"}
 
-``action`` is ``export`` (a model was asked for), ``forget`` or ``admin``; ``outcome`` is
-``ok``, ``nothing`` (there was no model), ``forbidden`` or ``failed``. ``user`` is a *pseudonym*, a
+``action`` is ``export`` (a model was asked for), ``learn`` (a message was sent to be learned),
+``forget`` or ``admin``; ``outcome`` is ``ok``, ``nothing`` (there was no model), ``forbidden`` or
+``failed``. ``user`` is a *pseudonym*, a
 keyed hash of tenant and user id: the records of one user can be put together, and whoever has the
 key can find those of a known id, but nobody gets an id out of them. The key is the setting
 ``audit_key``; without it each process makes its own, and pseudonyms do not outlive it.
@@ -73,7 +74,7 @@ class Audit:
     @contextmanager
     def recorded(
         self,
-        action: Literal["export", "forget", "admin"],
+        action: Literal["export", "learn", "forget", "admin"],
         principal: Principal,
         user: str | None = None,
     ) -> Iterator[str]:

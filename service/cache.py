@@ -17,12 +17,15 @@ stale       the store failed, or is asked and was heard of within ``_GRACE_SECON
 evicted     least recently used first, when the entries exceed ``cache_bytes``
 ==========  ==========================================================================
 
-**Told of changes.** While :meth:`ModelCache.following` lasts, the store announces what is published
-and deleted (``Store.changes``). As long as announcements are known to arrive, every entry loaded
-since they do is vouched for, and a popular user costs the store next to nothing: it is asked about
-an entry every ``_TRUST_SECONDS``, should an announcement be lost on its way. A published user's
-entry is soon due, a deleted user's is dropped. When announcements stop, which is known well within
-a second, an entry lives on what the store was last asked, as without them.
+**Told of changes.** While :meth:`ModelCache.following` lasts, the store announces what is
+published, learned and deleted (``Store.changes``). As long as announcements are known to arrive,
+every entry loaded since they do is vouched for, and a popular user costs the store next to nothing:
+it is asked about an entry every ``_TRUST_SECONDS``, should an announcement be lost on its way. A
+published user's entry is soon due, a deleted user's is dropped. When announcements stop, which is
+known well within a second, an entry lives on what the store was last asked, as without them.
+
+A model is what was published, the messages that were learned since, and what is blocked of it
+(``perslm.learned``): an entry is of one generation with so many messages under such rules.
 
 So an answer that is not called stale rests on what the store said at most ``fresh_seconds`` before,
 asked or announced: no longer is a new generation unknown, or a deleted one in use.
@@ -51,9 +54,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
-from perslm.errors import BlobError, StoreError
+from perslm.errors import BlobError, RulesError, StoreError
+from perslm.learned import current
 from perslm.model import NullModel, PersonalModel, check_estimator
-from perslm.store import DEFAULT_TENANT, Change, Changes, Store, Stored, UserInfo
+from perslm.rules import Rules
+from perslm.store import DEFAULT_TENANT, Change, Changes, Head, Store, Stored, UserInfo
 from service.metrics import CacheFigures
 from service.settings import Settings
 
@@ -76,9 +81,11 @@ class Entry:
     """What the store said of a user.
 
     ``generation`` is that of the published model (0: none, or unknown), ``info`` what the store
-    knows of it. ``confirmed`` is when the store was asked, ``due`` when to ask again, in seconds of
-    the cache's clock; ``gaps`` is how often announcements had been interrupted by then. ``stale``
-    tells that the store did not answer when it was due, or not in time.
+    knows of it. ``pending`` is how many learned messages are in the model, ``rules`` (a revision)
+    and ``everybodys`` what it was loaded under. ``confirmed`` is when the store was asked, ``due``
+    when to ask again, in seconds of the cache's clock; ``gaps`` is how often announcements had been
+    interrupted by then. ``stale`` tells that the store did not answer when it was due, or not in
+    time.
     """
 
     model: PersonalModel | NullModel
@@ -88,6 +95,21 @@ class Entry:
     confirmed: float
     gaps: int = _UNANNOUNCED
     stale: bool = False
+    pending: int = 0
+    rules: str = ""
+    everybodys: Rules | None = None
+
+    def is_older(self, change: Change) -> bool:
+        """Tell whether the store has changed since."""
+        if change.kind == "rules":
+            return True
+        return (self.generation, self.pending) < (change.generation, change.pending)
+
+    def is_as(self, head: Head, everybodys: Rules) -> bool:
+        """Tell whether the store would give the same model."""
+        known = (self.generation, self.pending, self.rules)
+        same = known == (head.generation, head.pending, head.rules)
+        return same and self.generation > 0 and self.everybodys == everybodys
 
     @property
     def bytes(self) -> int:
@@ -100,13 +122,13 @@ class Entry:
 class _Load(Future[Entry]):
     """What a load will bring, and when it began.
 
-    ``announced`` is the highest generation that was announced since.
+    ``announced`` has the last changes that were announced since, by their kind.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._begun = time.monotonic()
-        self.announced = 0
+        self.announced: dict[str, Change] = {}
 
     def is_done(self, seconds: float | None) -> bool:
         """Wait until it has ended, or ``seconds`` after it began; tell which."""
@@ -167,6 +189,7 @@ class ModelCache:
         self._models, self._absent = _Shelf(), _Shelf()
         self.figures = CacheFigures()
         self._loads: dict[_Owner, _Load] = {}  # those that may still change the entries
+        self._everybodys: dict[str, tuple[float, Rules]] = {}  # rules by tenant, and until when
         self._changes: Changes | None = None
         self._gaps = 0
         self._mutex = threading.Lock()  # over all of that; never held while the store is asked
@@ -264,6 +287,26 @@ class ModelCache:
         with self._mutex:
             self._drop((tenant, user))
 
+    def outdate(self, user: str, tenant: str = DEFAULT_TENANT) -> None:
+        """Have the store asked again soon for a user whose model was just changed a little."""
+        with self._mutex:
+            self._hear(Change("rules", tenant, user))
+
+    def everybodys(self, tenant: str) -> Rules:
+        """Return what the store said of everybody's rules, a moment ago at most.
+
+        Raises StoreError, BlobError or RulesError.
+        """
+        now = self._clock()
+        with self._mutex:
+            until, found = self._everybodys.get(tenant, (-math.inf, Rules()))
+        if now < until:
+            return found
+        found = self._store.of_tenant(tenant).rules(None)
+        with self._mutex:
+            self._everybodys[tenant] = now + self._fresh, found
+        return found
+
     def _is_usable(self, old: Entry) -> bool:
         """Tell whether a due entry may answer while the store is asked, called stale.
 
@@ -288,7 +331,8 @@ class ModelCache:
             self._changes = None
 
     def _hear(self, change: Change) -> None:
-        if change.kind == "gap":
+        if change.kind == "gap" or (change.kind == "rules" and not change.user):
+            self._everybodys.clear()
             self._gaps += 1
             return
         owner = (change.tenant, change.user)
@@ -297,14 +341,14 @@ class ModelCache:
             return
         load = self._loads.get(owner)
         if load is not None:
-            load.announced = max(load.announced, change.generation)
+            load.announced[change.kind] = change
         for shelf in (self._models, self._absent):
             entry = shelf.get(owner)
-            if entry is not None and entry.generation < change.generation:
+            if entry is not None and entry.is_older(change):
                 shelf.replace(owner, self._outdated(entry))
 
     def _outdated(self, entry: Entry) -> Entry:
-        """Return the entry as it is when a newer generation was announced.
+        """Return the entry as it is when a newer model was announced.
 
         The next request finds it in its last quarter, and asks behind.
         """
@@ -338,7 +382,7 @@ class ModelCache:
             return
         with self._mutex:
             if self._end(owner, load):
-                outdated = entry.generation < load.announced
+                outdated = any(map(entry.is_older, load.announced.values()))
                 self._put(owner, self._outdated(entry) if outdated else entry)
         load.set_result(entry)
 
@@ -356,44 +400,54 @@ class ModelCache:
         now = self._clock()
         due = now + self._fresh
         try:
-            if old is not None and old.generation == store.head(user).generation > 0:
+            everybodys = self.everybodys(tenant)
+            if old is not None and old.is_as(store.head(user), everybodys):
                 if isinstance(old.model, PersonalModel):
                     return replace(old, due=due, confirmed=now, gaps=gaps, stale=False)
                 if now - old.confirmed < _TRUST_SECONDS:
                     return replace(old, due=due)  # unreadable, as it was a moment ago
             stored = store.fetch(user)
-        except BlobError:
-            return self._unreadable(0, None, now)
+        except (BlobError, RulesError):
+            return self._unreadable(Entry(NullModel("bad_blob"), 0, None, due, now))
         except StoreError:
             with self._mutex:
                 self.figures.store_failures += 1
             if old is not None and now - old.confirmed < self._settings.stale_seconds:
                 return replace(old, due=due, gaps=_UNANNOUNCED, stale=True)
             return Entry(NullModel("store_unavailable"), 0, None, due, now)
-        if stored is None:
+        if stored is None or (stored.rules is not None and stored.rules.opted_out):
             return Entry(NullModel("unknown_user"), 0, None, due, now, gaps)
         info = _info(stored)
+        entry = Entry(
+            NullModel("bad_blob"),
+            stored.generation,
+            info,
+            due,
+            now,
+            pending=len(stored.pending),
+            rules=stored.revision,
+            everybodys=everybodys,
+        )
         try:
             model = PersonalModel.from_blob(
-                stored.blob,
+                current(stored, everybodys),
                 generation=stored.generation,
                 weight=self._settings.weight,
                 estimator=check_estimator(self._settings.estimator),
             )
         except BlobError:
-            return self._unreadable(stored.generation, info, now)
+            return self._unreadable(entry)
         with self._mutex:
             self.figures.loads += 1
         if old is not None and 0 < old.generation < stored.generation:
             self.figures.lagged(max(0.0, time.time() - stored.created))
-        return Entry(model, stored.generation, info, due, now, gaps)
+        return replace(entry, model=model, gaps=gaps)
 
-    def _unreadable(self, generation: int, info: UserInfo | None, now: float) -> Entry:
-        """Return the entry of a model that cannot be read: it may be mended in its place."""
+    def _unreadable(self, entry: Entry) -> Entry:
+        """Count and return the entry of a model that cannot be read: it may yet be mended."""
         with self._mutex:
             self.figures.blob_failures += 1
-        due = now + self._fresh
-        return Entry(NullModel("bad_blob"), generation, info, due, now)
+        return entry
 
     # Keeping; all with the mutex held
 

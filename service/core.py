@@ -19,8 +19,8 @@ here, and decide nothing. The rules:
 
 * A request that is wrong in itself is a :class:`RequestError`, which names the field and the
   remedy, never the content.
-* Management of users (metadata, blob, deletion) is no beam search: its failures are exceptions of
-  ``perslm.errors``.
+* Management of users (metadata, blob, messages, deletion) is no beam search: its failures are
+  exceptions of ``perslm.errors``.
 * Nobody waits beyond a deadline. What a caller says is one (a time of time.monotonic());
   management has :data:`MANAGEMENT_SECONDS` at most.
 
@@ -36,25 +36,36 @@ import copy
 import math
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, ParamSpec, TypeAlias, TypeVar
+from functools import partial
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Final, Literal, ParamSpec, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
 from perslm._store_keys import of_user
 from perslm.counts import AnyIntegers, UInt32Array
-from perslm.errors import ArgumentError, BlobError, NoModelError, StoreUnavailableError
+from perslm.errors import (
+    ArgumentError,
+    BlobError,
+    MissingExtraError,
+    NoModelError,
+    StoreUnavailableError,
+)
 from perslm.interpolate import Float32Array
+from perslm.learned import current
+from perslm.learning import Learned, Vocabularies, known_fields, learn
 from perslm.model import Candidates, Histories, NullModel, PersonalModel
-from perslm.store import DEFAULT_TENANT, Store, Stored, UserInfo
+from perslm.store import DEFAULT_TENANT, Pending, Store, UserInfo
 from service.cache import ModelCache
 from service.gate import Gate, Turn
 from service.metrics import Metrics, Transport, Watch
 from service.settings import Settings
 
 if TYPE_CHECKING:
+    from perslm.vocabulary import Vocabulary
     from perslm.wire import Query
 
 Status: TypeAlias = Literal["ok", "no_model", "vocabulary_mismatch", "degraded"]
@@ -154,7 +165,8 @@ class UserModel:
 
     ``ngrams`` has one number per order, ``bytes`` is the size of the blob, ``created`` a POSIX
     time, ``vocabulary`` a fingerprint and ``vocabulary_size`` the number of its ids.
-    ``weight_by_state`` tells whether λ depends on the state, and so on positions.
+    ``weight_by_state`` tells whether λ depends on the state, and so on positions. ``pending`` of
+    the messages were learned since the last build.
     """
 
     order: int
@@ -167,6 +179,33 @@ class UserModel:
     vocabulary_size: int
     created: float
     weight_by_state: bool
+    pending: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelBlob:
+    """A user's model as bytes; ``tag`` is another for each that the user ever had.
+
+    It is the generation, and a digest if messages were learned or something blocked since.
+    """
+
+    generation: int
+    vocabulary: str
+    tag: str
+    blob: bytes
+
+
+class Prepare(Protocol):
+    """What makes of a message's fields (those of a JSON lines source) what counts of it.
+
+    Returns a word if there is nothing to learn in it. Raises ArgumentError if they are no message,
+    MissingExtraError if what it needs is not installed. It may go to another process.
+    """
+
+    def __call__(
+        self, fields: Mapping[str, object], user: str, vocabulary: Vocabulary
+    ) -> Pending | str:
+        """Return what counts of a message of ``user``."""
 
 
 class ScoringService:
@@ -178,16 +217,23 @@ class ScoringService:
     at once.
 
     The store stays the caller's, to close after the service has stopped. Users are those of the
-    default tenant; :meth:`of_tenant` has the others.
+    default tenant; :meth:`of_tenant` has the others. Without ``prepare`` messages are not learned.
     """
 
     def __init__(
-        self, store: Store, settings: Settings, *, cache: ModelCache | None = None
+        self,
+        store: Store,
+        settings: Settings,
+        *,
+        cache: ModelCache | None = None,
+        prepare: Prepare | None = None,
     ) -> None:
         self._store = store.of_tenant(DEFAULT_TENANT)
         self._settings = settings
         self._cache = cache if cache is not None else ModelCache(store, settings)
         self._tenant = DEFAULT_TENANT
+        self._prepare = prepare
+        self._vocabularies = Vocabularies()
         self._quick_values = min(QUICK_VALUES, settings.max_answer_values)
         self._checking: asyncio.Task[None] | None = None
         self.metrics = Metrics(self._cache.figures)
@@ -345,28 +391,56 @@ class ScoringService:
             raise RequestError("invalid_user", str(error)) from error
         model, info = entry.model, entry.info
         if isinstance(model, PersonalModel) and info is not None:
-            return _metadata(model, info, weight_by_state=self._settings.weight is None)
+            by_state = self._settings.weight is None
+            return _metadata(model, info, entry.pending, weight_by_state=by_state)
         if model.reason == "bad_blob":
             raise BlobError("the published model cannot be read")
         if model.reason == "unknown_user":
             raise NoModelError("the user has no published model")
         raise StoreUnavailableError("the store cannot be reached")
 
-    def blob(self, user: str, *, unless: int | None = None) -> Stored | int:
-        """Return the user's published model as it is in the store.
+    def blob(self, user: str, *, unless: str | None = None) -> ModelBlob | str:
+        """Return the user's model as it is now, with what was learned since it was published.
 
-        If its generation is ``unless``, return that number instead. Raises NoModelError,
-        StoreError, or RequestError for an impossible user id.
+        If its tag is ``unless``, return that instead. Raises NoModelError, StoreError, BlobError,
+        RulesError, or RequestError for an impossible user id.
         """
         try:
-            if unless and self._store.head(user).generation == unless:
-                return unless
+            everybodys = self._cache.everybodys(self._tenant)
+            if unless is not None and not everybodys:
+                head = self._store.head(user)
+                plain = not head.pending and not head.rules
+                if plain and head.generation and unless == str(head.generation):
+                    return unless
             stored = self._store.fetch(user)
         except ArgumentError as error:
             raise RequestError("invalid_user", str(error)) from error
-        if stored is None:
+        if stored is None or (stored.rules is not None and stored.rules.opted_out):
             raise NoModelError("the user has no published model")
-        return stored
+        blob, tag = current(stored, everybodys), str(stored.generation)
+        if blob is not stored.blob:
+            tag += f"-{blake2b(blob, digest_size=8).hexdigest()}"
+        if tag == unless:
+            return tag
+        return ModelBlob(stored.generation, stored.vocabulary, tag, blob)
+
+    def learn(self, user: str, fields: Mapping[str, object]) -> Learned:
+        """Learn a message that the user just sent; the same message twice is learned once.
+
+        Raises RequestError if it is no message or too long, or the user id impossible;
+        MissingExtraError, VocabularyError, TooManyPendingError, BlobError, StoreError. Other
+        replicas of the service are told by the store.
+        """
+        if self._prepare is None:
+            raise MissingExtraError("learning messages", "builders")
+        try:
+            prepare = partial(self._prepare, known_fields(fields))
+            learned = learn(self._store, user, prepare, self._vocabularies)
+        except ArgumentError as error:
+            raise RequestError("invalid_message", str(error)) from error
+        if learned.status == "learned":
+            self._cache.outdate(user, self._tenant)
+        return learned
 
     def forget(self, user: str) -> None:
         """Delete every generation of the user's model.
@@ -482,7 +556,9 @@ def _nothing(reason: str, n: int, columns: int, request: ScoreRequest) -> ScoreA
     )
 
 
-def _metadata(model: PersonalModel, info: UserInfo, *, weight_by_state: bool) -> UserModel:
+def _metadata(
+    model: PersonalModel, info: UserInfo, pending: int, *, weight_by_state: bool
+) -> UserModel:
     return UserModel(
         order=model.order,
         ngrams=model.ngrams,
@@ -494,4 +570,5 @@ def _metadata(model: PersonalModel, info: UserInfo, *, weight_by_state: bool) ->
         vocabulary_size=model.vocabulary_size,
         created=info.created,
         weight_by_state=weight_by_state,
+        pending=pending,
     )

@@ -39,6 +39,7 @@ from grpc_reflection.v1alpha import reflection
 
 from perslm.counts import MAX_ORDER
 from perslm.errors import ArgumentError, StoreError
+from perslm.learning import Learned
 from perslm.v1 import scorer_pb2
 from perslm.wire import plain_query_of_protobuf
 from service.audit import Audit
@@ -70,6 +71,9 @@ _STATUS_OF_CODE: Final = {
     "unauthenticated": grpc.StatusCode.UNAUTHENTICATED,
     "forbidden": grpc.StatusCode.PERMISSION_DENIED,
     "unknown_user": grpc.StatusCode.NOT_FOUND,
+    "no_vocabulary": grpc.StatusCode.FAILED_PRECONDITION,
+    "too_many_pending": grpc.StatusCode.FAILED_PRECONDITION,
+    "learning_unavailable": grpc.StatusCode.UNIMPLEMENTED,
     "bad_blob": grpc.StatusCode.DATA_LOSS,
     "store_unavailable": grpc.StatusCode.UNAVAILABLE,
     "draining": grpc.StatusCode.UNAVAILABLE,
@@ -151,6 +155,7 @@ class Server:
             "Score": ("score", self._score),
             "GetUser": ("user", self._user),
             "GetModel": ("model", self._model),
+            "AddMessage": ("learn", self._learn),
             "Forget": ("forget", self._forget),
         }
         handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
@@ -302,18 +307,36 @@ class Server:
     async def _model(self, body: bytes, call: _Call) -> scorer_pb2.Model:
         principal = self._principal(call)
         asked = _parse(scorer_pb2.GetModelRequest, body)
-        unless = asked.unless if asked.HasField("unless") else None
+        unless = asked.unless_tag if asked.HasField("unless_tag") else None
+        if unless is None and asked.HasField("unless"):
+            unless = str(asked.unless)
         service = self._service.of_tenant(principal.tenant)
         with self._audit.recorded("export", principal, asked.user) as call.watch.request_id:
             principal.require("model:read", asked.user)
             call.require_time()
             blob = partial(service.blob, unless=unless)
             found = await service.manage(call.deadline, blob, asked.user)
-        if isinstance(found, int):
-            return scorer_pb2.Model(generation=found, unchanged=True)
+        if isinstance(found, str):
+            generation = int(found.partition("-")[0])
+            return scorer_pb2.Model(generation=generation, unchanged=True, tag=found)
         return scorer_pb2.Model(
-            generation=found.generation, blob=found.blob, vocabulary=found.vocabulary
+            generation=found.generation,
+            blob=found.blob,
+            vocabulary=found.vocabulary,
+            tag=found.tag,
         )
+
+    async def _learn(self, body: bytes, call: _Call) -> scorer_pb2.Learned:
+        principal = self._principal(call)
+        asked = _parse(scorer_pb2.AddMessageRequest, body)
+        service = self._service.of_tenant(principal.tenant)
+        with self._audit.recorded("learn", principal, asked.user) as call.watch.request_id:
+            principal.require("write", asked.user)
+            call.require_time()
+            learn = partial(_learned, service, asked)
+            learned = await service.manage(call.deadline, learn, asked.user)
+        call.watch.reason = learned.status
+        return scorer_pb2.Learned(status=learned.status, reason=learned.reason)
 
     async def _forget(self, body: bytes, call: _Call) -> scorer_pb2.Forgotten:
         principal = self._principal(call)
@@ -414,6 +437,20 @@ def _parse(kind: type[_M], body: bytes) -> _M:
         raise RequestError(
             "malformed_body", "the message is not the protobuf that perslm/v1/scorer.proto says"
         ) from None
+
+
+def _learned(service: ScoringService, asked: scorer_pb2.AddMessageRequest, user: str) -> Learned:
+    fields: dict[str, object] = {
+        "message_id": asked.message_id,
+        "date": asked.date,
+        "from": list(asked.author),
+        "to": list(asked.to),
+        "cc": list(asked.cc),
+        "subject": asked.subject,
+        "body": asked.body,
+        "raw": asked.raw,
+    }
+    return service.learn(user, {name: value for name, value in fields.items() if value})
 
 
 def _problem(problem: Problem, watch: Watch) -> scorer_pb2.StreamAnswer:

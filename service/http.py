@@ -33,6 +33,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from dataclasses import asdict
@@ -49,6 +50,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from perslm.errors import PerslmError, StoreError
+from perslm.learning import Learned
 from perslm.wire import plain_query
 from service import openapi
 from service.audit import Audit
@@ -77,9 +79,12 @@ _STATUS_OF_CODE: Final = {
     "unauthenticated": 401,
     "forbidden": 403,
     "unknown_user": 404,
+    "no_vocabulary": 409,
+    "too_many_pending": 409,
     "body_too_large": 413,
     "unsupported_media_type": 415,
     "internal": 500,
+    "learning_unavailable": 501,
     "deadline_exceeded": 504,
     "overloaded": 503,
     "bad_blob": 503,
@@ -162,6 +167,7 @@ def create_app(settings: Settings, service: ScoringService) -> App:
         (SCORE_PATH, "POST", _score_in_front, openapi.SCORE),
         (f"{user}/model", "GET", handlers.model, openapi.MODEL),
         (user, "GET", handlers.user, openapi.USER),
+        (f"{user}/messages", "POST", handlers.learn, openapi.LEARN),
         (user, "DELETE", handlers.forget, openapi.FORGET),
         ("/healthz", "GET", handlers.healthz, openapi.HEALTHZ),
         ("/readyz", "GET", handlers.readyz, openapi.READYZ),
@@ -234,21 +240,21 @@ class _Handlers:
     async def model(self, request: Request) -> Response:
         principal = self._principal(request)
         user = _user(request)
-        known = _generation(request.headers.get("if-none-match", ""))
+        known = _tag(request.headers.get("if-none-match", ""))
         service = self._service.of_tenant(principal.tenant)
         with self._audit.recorded("export", principal, user) as request_id:
             _watch(request).request_id = request_id
             principal.require("model:read", user)
             blob = partial(service.blob, unless=known)
             found = await service.manage(_deadline_of(request), blob, user)
-        if isinstance(found, int):
+        if isinstance(found, str):
             headers = {"etag": f'"{found}"', "x-request-id": request_id}
             return Response(status_code=304, headers=headers)
         return Response(
             found.blob,
             media_type="application/octet-stream",
             headers={
-                "etag": f'"{found.generation}"',
+                "etag": f'"{found.tag}"',
                 "cache-control": "private, no-cache",
                 "perslm-generation": str(found.generation),
                 "perslm-vocabulary": found.vocabulary,
@@ -263,6 +269,33 @@ class _Handlers:
         principal.require("score" if "score" in principal.scopes else "model:read", user)
         service = self._service.of_tenant(principal.tenant)
         return _json(asdict(await service.manage(_deadline_of(request), service.model, user)))
+
+    async def learn(self, request: Request) -> Response:
+        principal = self._principal(request)
+        user, deadline, watch = _user(request), _deadline_of(request), _watch(request)
+        service = self._service.of_tenant(principal.tenant)
+        with self._audit.recorded("learn", principal, user) as request_id:
+            watch.request_id = request_id
+            principal.require("write", user)
+            if _form(request.headers.get("content-type", "").encode("latin-1")) != "json":
+                raise RequestError(
+                    "unsupported_media_type",
+                    "send application/json, and say so in Content-Type",
+                )
+            receive = request.receive
+            first = await (receive() if deadline == math.inf else _message(receive, deadline))
+            body = await _whole(
+                first,
+                receive,
+                self._settings.max_body_bytes,
+                deadline,
+                "the next build learns longer messages",
+            )
+            learned = await service.manage(deadline, partial(_learned, service, body), user)
+        watch.reason = learned.status
+        response = _json(asdict(learned))
+        response.headers["x-request-id"] = request_id
+        return response
 
     async def forget(self, request: Request) -> Response:
         principal = self._principal(request)
@@ -374,7 +407,23 @@ def _scored(
     return encoded
 
 
-async def _whole(first: Message, receive: Receive, limit: int, deadline: float) -> bytes:
+def _learned(service: ScoringService, body: bytes, user: str) -> Learned:
+    try:
+        fields = json.loads(body)
+    except (ValueError, RecursionError):  # not chained: it may hold what a user wrote
+        fields = None
+    if not isinstance(fields, dict):
+        raise RequestError("malformed_body", "the body is not a JSON object: see /docs")
+    return service.learn(user, fields)
+
+
+async def _whole(
+    first: Message,
+    receive: Receive,
+    limit: int,
+    deadline: float,
+    remedy: str = "send fewer histories at a time",
+) -> bytes:
     """Return the body that ``first`` begins; raises RequestError if it is too large or late."""
     message = first
     parts: list[bytes] = [message.get("body", b"")]
@@ -386,7 +435,7 @@ async def _whole(first: Message, receive: Receive, limit: int, deadline: float) 
     if size > limit:
         raise RequestError(
             "body_too_large",
-            f"a body has at most {limit} bytes: send fewer histories at a time",
+            f"a body has at most {limit} bytes: {remedy}",
         )
     if message["type"] == "http.disconnect":  # nobody will read this
         raise RequestError("disconnected", "the caller hung up before its request was complete")
@@ -486,10 +535,10 @@ def _user(request: Request) -> str:
         raise RequestError("invalid_user", "a user id must be valid Unicode text") from error
 
 
-def _generation(if_none_match: str) -> int | None:
-    """Return the generation that an If-None-Match header holds; None if it is no ETag of ours."""
+def _tag(if_none_match: str) -> str | None:
+    """Return the tag that an If-None-Match header holds; None if it is no ETag of ours."""
     tag = if_none_match.strip().removeprefix("W/").strip('"')
-    return int(tag) if tag.isascii() and tag.isdigit() and len(tag) < 19 else None
+    return tag if re.fullmatch(r"[0-9]{1,18}(-[0-9a-f]{16})?", tag) else None
 
 
 def _json(content: object, status: int = 200) -> Response:

@@ -51,7 +51,7 @@ OTHER: Final = "other"
 TRANSPORTS: Final[tuple[Transport, ...]] = ("http", "grpc")
 PHASES: Final[tuple[Phase, ...]] = ("receive", "decode", "model", "score", "encode")
 ROUTES: Final = (
-    *("score", "score_stream", "user", "model", "forget"),
+    *("score", "score_stream", "user", "model", "forget", "learn"),
     *("healthz", "readyz", "metrics"),
 )
 STATUSES: Final = ("ok", "no_model", "vocabulary_mismatch", "degraded", "refused", "failed")
@@ -63,9 +63,17 @@ REASONS: Final = (
     "store_unavailable",
     "bad_blob",
     "loading",
+    "learned",
+    "known",
+    "nothing",
+    "opted_out",
     "invalid_request",
     "invalid_user",
     "invalid_ids",
+    "invalid_message",
+    "learning_unavailable",
+    "no_vocabulary",
+    "too_many_pending",
     "too_many_histories",
     "answer_too_large",
     "malformed_body",
@@ -216,7 +224,8 @@ _now: Final = time.perf_counter
 class Watch:
     """Times one request and remembers what becomes of it; of one thread at a time.
 
-    ``status`` and ``reason`` are those of a ``ScoreAnswer``; of a refusal they are ``refused`` (or
+    ``status`` and ``reason`` are those of a ``ScoreAnswer``; of a message that was to be learned
+    ``reason`` is the status of ``Learned``; of a refusal they are ``refused`` (or
     ``failed``, if nobody foresaw it) and the code of its problem. ``request_id`` is of the records
     and log lines about the request, or None if there are none. ``traceparent`` is the header of
     that name, for traces (``Metrics.tracer``). ``begun`` is when it came, ``laps`` has the phases

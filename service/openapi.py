@@ -328,7 +328,11 @@ MODEL: Final[dict[str, Any]] = {
             "description": "The blob, which FORMAT.md specifies",
             "headers": {
                 **_REQUEST_ID,
-                "ETag": {"description": "the generation, quoted", "schema": {"type": "string"}},
+                "ETag": {
+                    "description": "changes with the model: the generation, and what was learned "
+                    "or blocked since",
+                    "schema": {"type": "string"},
+                },
                 "Perslm-Generation": {"schema": {"type": "integer"}},
                 "Perslm-Vocabulary": {
                     "description": "fingerprint of the model's vocabulary",
@@ -356,6 +360,7 @@ _MODEL_SCHEMA: Final[dict[str, Any]] = {
         "vocabulary_size",
         "created",
         "weight_by_state",
+        "pending",
     ],
     "properties": {
         "order": {"type": "integer", "minimum": 1},
@@ -372,6 +377,7 @@ _MODEL_SCHEMA: Final[dict[str, Any]] = {
             "description": "whether λ depends on the state, and so on `positions`; else it is one "
             "for all",
         },
+        "pending": {**_COUNT, "description": "messages that were learned since the last build"},
     },
 }
 USER: Final[dict[str, Any]] = {
@@ -395,11 +401,97 @@ USER: Final[dict[str, Any]] = {
                         "vocabulary_size": 50000,
                         "created": 1735689600.0,
                         "weight_by_state": True,
+                        "pending": 2,
                     },
                 }
             },
         },
         **_USER_PROBLEMS,
+    },
+}
+_ADDRESSES: Final[dict[str, Any]] = {
+    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+    "description": "as in a mail header, or a list of such",
+}
+LEARN: Final[dict[str, Any]] = {
+    "summary": "Learn a message that the user just sent",
+    "description": "It is cleaned as a build cleans, and counts at once, on every replica within a "
+    "second; the next build counts it with all others. Sending it again changes nothing. "
+    "With the scope `write`.",
+    "security": _SECURITY,
+    "parameters": [_USER_PARAMETER, _TIMEOUT_PARAMETER],
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "description": "a line of a JSON lines source; other fields are ignored",
+                    "anyOf": [{"required": ["body"]}, {"required": ["raw"]}],
+                    "properties": {
+                        "message_id": {
+                            "type": "string",
+                            "description": "by which the message is known again; without one it "
+                            "is by its content",
+                        },
+                        "date": {"type": "string", "description": "when it was sent"},
+                        "from": _ADDRESSES,
+                        "to": _ADDRESSES,
+                        "cc": _ADDRESSES,
+                        "subject": {"type": "string"},
+                        "body": {"type": "string", "description": "its text"},
+                        "raw": {"type": "string", "description": "or the whole message"},
+                    },
+                },
+                "example": {
+                    "message_id": "<1@example.com>",
+                    "date": "2026-01-31T09:30:00Z",
+                    "from": "Engineer <engineer@example.com>",
+                    "to": "desk@example.com",
+                    "subject": "Power",
+                    "body": "The power desk needs the new figures by noon.",
+                },
+            }
+        },
+    },
+    "responses": {
+        "200": {
+            "description": "What became of it",
+            "headers": _REQUEST_ID,
+            "content": {
+                "application/json": {
+                    "schema": {
+                        "type": "object",
+                        "required": ["status", "reason"],
+                        "additionalProperties": False,
+                        "properties": {
+                            "status": {
+                                "enum": ["learned", "known", "nothing", "opted_out"],
+                                "description": "`known`: it was there; `nothing`: there is nothing "
+                                "to learn in it, see `reason`; `opted_out`: the user wants no "
+                                "model, and nothing was kept",
+                            },
+                            "reason": {"type": "string", "pattern": "^[a-z_]+$"},
+                        },
+                    },
+                    "example": {"status": "learned", "reason": "ok"},
+                }
+            },
+        },
+        "400": _problem("`malformed_body`: no JSON object; `disconnected`: it ended early"),
+        **_CREDENTIAL_PROBLEMS,
+        "404": _problem("`not_found`: a slash in a user id is %2F"),
+        "409": _problem(
+            "`no_vocabulary`: nothing was built yet; `too_many_pending`: too many messages wait "
+            "for a build"
+        ),
+        "413": _problem("`body_too_large`"),
+        "415": _problem("`unsupported_media_type`: not JSON"),
+        "422": _problem("`invalid_user`, `invalid_message`"),
+        **_INTERNAL,
+        "501": _problem("`learning_unavailable`: what cleans messages is not installed"),
+        "503": _problem("`store_unavailable`, `bad_blob`, `overloaded`", _RETRY_AFTER),
+        **_LATE,
     },
 }
 FORGET: Final[dict[str, Any]] = {

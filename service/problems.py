@@ -10,7 +10,15 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 
-from perslm.errors import BlobError, NoModelError, StoreError
+from perslm.errors import (
+    BlobError,
+    MissingExtraError,
+    NoModelError,
+    RulesError,
+    StoreError,
+    TooManyPendingError,
+    VocabularyError,
+)
 from service.core import RequestError
 from service.gate import OverloadedError
 from service.logs import log_failure
@@ -37,7 +45,13 @@ def problem_of(error: Exception) -> Problem:
         return Problem("overloaded", str(error))
     if isinstance(error, NoModelError):
         return Problem("unknown_user", "the user has no published model")
-    if isinstance(error, BlobError):
+    if isinstance(error, MissingExtraError):
+        return Problem("learning_unavailable", f"this service cannot learn messages: {error}")
+    if isinstance(error, VocabularyError):
+        return Problem("no_vocabulary", str(error))
+    if isinstance(error, TooManyPendingError):
+        return Problem("too_many_pending", str(error))
+    if isinstance(error, BlobError | RulesError):
         return Problem(
             "bad_blob", "the published model cannot be read: build the user again, or roll back"
         )

@@ -36,7 +36,7 @@ from perslm.errors import ArgumentError
 from perslm.store import DEFAULT_TENANT, Store, open_store
 from service import grpc, logs, protocol
 from service.audit import configure
-from service.core import ScoringService
+from service.core import Prepare, ScoringService
 from service.http import create_app
 from service.metrics import Board
 from service.settings import Settings, TcpAddress
@@ -69,12 +69,14 @@ def serve(
     store: Store | None = None,
     *,
     on_ready: Callable[[list[str]], None] | None = None,
+    prepare: Prepare | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM; requests that are being answered are finished first.
 
     ``on_ready`` is called once connections are accepted, with the URLs to give to
     ``perslm.Client``, that of HTTP first (which have the ports if the settings asked for port 0);
-    by default they are printed. Call it from the main thread for the signals to be handled.
+    by default they are printed. ``prepare`` is what messages are learned by (``service.core``);
+    with several workers it is pickled. Call it from the main thread for the signals to be handled.
 
     Raises ArgumentError for an address that cannot be used or is not safe (``Settings.address``),
     and for a ``store`` if there are several workers: each opens that of the settings.
@@ -86,12 +88,12 @@ def serve(
 
         if store is not None:
             raise ArgumentError("several workers open the store themselves: name it in settings")
-        supervise(settings, on_ready or announce)
+        supervise(settings, on_ready or announce, prepare)
         return
     http = settings.address("http")
     with contextlib.ExitStack() as stack:
         listener = None if http is None else stack.enter_context(listening(http))
-        serve_here(settings, listener, on_ready or announce, store=store)
+        serve_here(settings, listener, on_ready or announce, store=store, prepare=prepare)
 
 
 def serve_here(
@@ -102,6 +104,7 @@ def serve_here(
     store: Store | None = None,
     orders: Orders | None = None,
     row: tuple[Board, int] | None = None,
+    prepare: Prepare | None = None,
 ) -> None:
     """Serve in this process, HTTP at ``listener``, until ``orders`` (default: signals) end it.
 
@@ -112,7 +115,7 @@ def serve_here(
     opened = store if store is not None else _open_store(settings)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            service = ScoringService(opened, settings)
+            service = ScoringService(opened, settings, prepare=prepare)
             service.metrics.tracer = tracer
             if row is not None:
                 service.metrics.share(*row)

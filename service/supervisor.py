@@ -38,6 +38,7 @@ from typing import Final, Literal, NoReturn, TypeAlias
 
 from perslm.errors import PerslmError
 from service import audit, logs
+from service.core import Prepare
 from service.metrics import Board
 from service.run import STOP_SECONDS, Listener, end_process, serve_here
 from service.settings import Settings
@@ -66,7 +67,11 @@ class WorkersError(PerslmError):
     """Workers end as soon as they are started."""
 
 
-def supervise(settings: Settings, on_ready: Callable[[list[str]], None]) -> None:
+def supervise(
+    settings: Settings,
+    on_ready: Callable[[list[str]], None],
+    prepare: Prepare | None = None,
+) -> None:
     """Serve with ``settings.workers`` processes until SIGINT or SIGTERM; see ``service.run.serve``.
 
     Raises what a worker raised when the service started, and WorkersError if none is left and new
@@ -78,7 +83,7 @@ def supervise(settings: Settings, on_ready: Callable[[list[str]], None]) -> None
         if grpc is not None:
             settings = replace(settings, grpc=stack.enter_context(shared_port(grpc)))
         settings = replace(settings, cache_bytes=settings.cache_bytes // settings.workers)
-        _Supervisor(settings, listener, on_ready).run()
+        _Supervisor(settings, listener, on_ready, prepare).run()
 
 
 def pause_seconds(deaths: int) -> float:
@@ -100,6 +105,7 @@ class _Task:
     url: str
     board: int
     place: int
+    prepare: Prepare | None
 
 
 @dataclass(slots=True, eq=False)
@@ -145,9 +151,14 @@ class _Signals:
 
 class _Supervisor:
     def __init__(
-        self, settings: Settings, listener: Listener | None, on_ready: Callable[[list[str]], None]
+        self,
+        settings: Settings,
+        listener: Listener | None,
+        on_ready: Callable[[list[str]], None],
+        prepare: Prepare | None,
     ) -> None:
         self._settings = settings
+        self._prepare = prepare
         self._listener = listener
         self._on_ready: Callable[[list[str]], None] | None = on_ready  # None: it was called
         self._board = Board(settings.workers)
@@ -195,7 +206,8 @@ class _Supervisor:
             signal.pthread_sigmask(signal.SIG_SETMASK, masked)
             there.close()
         worker = _Worker(process, here, time.monotonic())
-        worker.tell(_Task(self._settings, listener, url, self._board.descriptor, place))
+        board = self._board.descriptor
+        worker.tell(_Task(self._settings, listener, url, board, place, self._prepare))
         return worker
 
     def _look(self, signals: _Signals, until: float | None) -> bool:
@@ -284,6 +296,7 @@ def work(descriptor: int) -> NoReturn:
             pipe.send,
             orders=_Orders(pipe),
             row=(Board(task.settings.workers, task.board), task.place),
+            prepare=task.prepare,
         )
     except (PerslmError, OSError) as error:
         with contextlib.suppress(OSError):  # nobody is there to be told

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from perslm.cli.common import StoreOption, WeightOption, add_command
+from perslm.cli.learning import Prepare, listed
 from perslm.errors import MissingExtraError
 
 
@@ -98,6 +99,21 @@ def serve(
             "default 1.",
         ),
     ] = None,
+    languages: Annotated[
+        str,
+        typer.Option(
+            envvar="PERSLM_LANGUAGES",
+            metavar="CODES",
+            help="Languages to learn of messages that are sent to be learned, as perslm build has "
+            "them.",
+        ),
+    ] = "en",
+    keep: Annotated[
+        str,
+        typer.Option(
+            envvar="PERSLM_KEEP", metavar="KINDS", help="Zones of them to keep, as perslm build."
+        ),
+    ] = "",
     weight: WeightOption = None,
     estimator: Annotated[
         str | None,
@@ -137,5 +153,5 @@ def serve(
         master_keys=master_keys,
         workers=workers,
     )
-    serve_until_told(settings)
+    serve_until_told(settings, prepare=Prepare(listed(languages), listed(keep)))
     end_process()

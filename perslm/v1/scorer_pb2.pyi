@@ -7,7 +7,17 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ScoreRequest(_message.Message):
-    __slots__ = ("user", "vocabulary", "histories", "candidates", "top_k", "dense", "compact", "timeout_ms", "positions")
+    __slots__ = (
+        "user",
+        "vocabulary",
+        "histories",
+        "candidates",
+        "top_k",
+        "dense",
+        "compact",
+        "timeout_ms",
+        "positions",
+    )
     USER_FIELD_NUMBER: _ClassVar[int]
     VOCABULARY_FIELD_NUMBER: _ClassVar[int]
     HISTORIES_FIELD_NUMBER: _ClassVar[int]
@@ -26,7 +36,18 @@ class ScoreRequest(_message.Message):
     compact: bool
     timeout_ms: int
     positions: bytes
-    def __init__(self, user: _Optional[str] = ..., vocabulary: _Optional[str] = ..., histories: _Optional[_Union[Rows, _Mapping]] = ..., candidates: _Optional[_Union[Array, _Mapping]] = ..., top_k: _Optional[int] = ..., dense: _Optional[bool] = ..., compact: _Optional[bool] = ..., timeout_ms: _Optional[int] = ..., positions: _Optional[bytes] = ...) -> None: ...
+    def __init__(
+        self,
+        user: _Optional[str] = ...,
+        vocabulary: _Optional[str] = ...,
+        histories: _Optional[_Union[Rows, _Mapping]] = ...,
+        candidates: _Optional[_Union[Array, _Mapping]] = ...,
+        top_k: _Optional[int] = ...,
+        dense: _Optional[bool] = ...,
+        compact: _Optional[bool] = ...,
+        timeout_ms: _Optional[int] = ...,
+        positions: _Optional[bytes] = ...,
+    ) -> None: ...
 
 class ScoreAnswer(_message.Message):
     __slots__ = ("status", "reason", "generation", "order", "weights", "logprobs", "ids")
@@ -44,7 +65,16 @@ class ScoreAnswer(_message.Message):
     weights: bytes
     logprobs: Array
     ids: Array
-    def __init__(self, status: _Optional[str] = ..., reason: _Optional[str] = ..., generation: _Optional[int] = ..., order: _Optional[int] = ..., weights: _Optional[bytes] = ..., logprobs: _Optional[_Union[Array, _Mapping]] = ..., ids: _Optional[_Union[Array, _Mapping]] = ...) -> None: ...
+    def __init__(
+        self,
+        status: _Optional[str] = ...,
+        reason: _Optional[str] = ...,
+        generation: _Optional[int] = ...,
+        order: _Optional[int] = ...,
+        weights: _Optional[bytes] = ...,
+        logprobs: _Optional[_Union[Array, _Mapping]] = ...,
+        ids: _Optional[_Union[Array, _Mapping]] = ...,
+    ) -> None: ...
 
 class StreamAnswer(_message.Message):
     __slots__ = ("answer", "problem")
@@ -52,7 +82,11 @@ class StreamAnswer(_message.Message):
     PROBLEM_FIELD_NUMBER: _ClassVar[int]
     answer: ScoreAnswer
     problem: Problem
-    def __init__(self, answer: _Optional[_Union[ScoreAnswer, _Mapping]] = ..., problem: _Optional[_Union[Problem, _Mapping]] = ...) -> None: ...
+    def __init__(
+        self,
+        answer: _Optional[_Union[ScoreAnswer, _Mapping]] = ...,
+        problem: _Optional[_Union[Problem, _Mapping]] = ...,
+    ) -> None: ...
 
 class Problem(_message.Message):
     __slots__ = ("status", "code", "message", "request_id")
@@ -64,7 +98,13 @@ class Problem(_message.Message):
     code: str
     message: str
     request_id: str
-    def __init__(self, status: _Optional[int] = ..., code: _Optional[str] = ..., message: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+    def __init__(
+        self,
+        status: _Optional[int] = ...,
+        code: _Optional[str] = ...,
+        message: _Optional[str] = ...,
+        request_id: _Optional[str] = ...,
+    ) -> None: ...
 
 class Array(_message.Message):
     __slots__ = ("n", "k", "data")
@@ -74,7 +114,9 @@ class Array(_message.Message):
     n: int
     k: int
     data: bytes
-    def __init__(self, n: _Optional[int] = ..., k: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+    def __init__(
+        self, n: _Optional[int] = ..., k: _Optional[int] = ..., data: _Optional[bytes] = ...
+    ) -> None: ...
 
 class Rows(_message.Message):
     __slots__ = ("lengths", "data")
@@ -82,7 +124,9 @@ class Rows(_message.Message):
     DATA_FIELD_NUMBER: _ClassVar[int]
     lengths: _containers.RepeatedScalarFieldContainer[int]
     data: bytes
-    def __init__(self, lengths: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ...) -> None: ...
+    def __init__(
+        self, lengths: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ...
+    ) -> None: ...
 
 class GetUserRequest(_message.Message):
     __slots__ = ("user",)
@@ -91,7 +135,19 @@ class GetUserRequest(_message.Message):
     def __init__(self, user: _Optional[str] = ...) -> None: ...
 
 class User(_message.Message):
-    __slots__ = ("order", "ngrams", "bytes", "generation", "messages", "tokens", "vocabulary", "vocabulary_size", "created", "weight_by_state")
+    __slots__ = (
+        "order",
+        "ngrams",
+        "bytes",
+        "generation",
+        "messages",
+        "tokens",
+        "vocabulary",
+        "vocabulary_size",
+        "created",
+        "weight_by_state",
+        "pending",
+    )
     ORDER_FIELD_NUMBER: _ClassVar[int]
     NGRAMS_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -102,6 +158,7 @@ class User(_message.Message):
     VOCABULARY_SIZE_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_BY_STATE_FIELD_NUMBER: _ClassVar[int]
+    PENDING_FIELD_NUMBER: _ClassVar[int]
     order: int
     ngrams: _containers.RepeatedScalarFieldContainer[int]
     bytes: int
@@ -112,27 +169,98 @@ class User(_message.Message):
     vocabulary_size: int
     created: float
     weight_by_state: bool
-    def __init__(self, order: _Optional[int] = ..., ngrams: _Optional[_Iterable[int]] = ..., bytes: _Optional[int] = ..., generation: _Optional[int] = ..., messages: _Optional[int] = ..., tokens: _Optional[int] = ..., vocabulary: _Optional[str] = ..., vocabulary_size: _Optional[int] = ..., created: _Optional[float] = ..., weight_by_state: _Optional[bool] = ...) -> None: ...
+    pending: int
+    def __init__(
+        self,
+        order: _Optional[int] = ...,
+        ngrams: _Optional[_Iterable[int]] = ...,
+        bytes: _Optional[int] = ...,
+        generation: _Optional[int] = ...,
+        messages: _Optional[int] = ...,
+        tokens: _Optional[int] = ...,
+        vocabulary: _Optional[str] = ...,
+        vocabulary_size: _Optional[int] = ...,
+        created: _Optional[float] = ...,
+        weight_by_state: _Optional[bool] = ...,
+        pending: _Optional[int] = ...,
+    ) -> None: ...
 
 class GetModelRequest(_message.Message):
-    __slots__ = ("user", "unless")
+    __slots__ = ("user", "unless", "unless_tag")
     USER_FIELD_NUMBER: _ClassVar[int]
     UNLESS_FIELD_NUMBER: _ClassVar[int]
+    UNLESS_TAG_FIELD_NUMBER: _ClassVar[int]
     user: str
     unless: int
-    def __init__(self, user: _Optional[str] = ..., unless: _Optional[int] = ...) -> None: ...
+    unless_tag: str
+    def __init__(
+        self,
+        user: _Optional[str] = ...,
+        unless: _Optional[int] = ...,
+        unless_tag: _Optional[str] = ...,
+    ) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("generation", "unchanged", "blob", "vocabulary")
+    __slots__ = ("generation", "unchanged", "blob", "vocabulary", "tag")
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     UNCHANGED_FIELD_NUMBER: _ClassVar[int]
     BLOB_FIELD_NUMBER: _ClassVar[int]
     VOCABULARY_FIELD_NUMBER: _ClassVar[int]
+    TAG_FIELD_NUMBER: _ClassVar[int]
     generation: int
     unchanged: bool
     blob: bytes
     vocabulary: str
-    def __init__(self, generation: _Optional[int] = ..., unchanged: _Optional[bool] = ..., blob: _Optional[bytes] = ..., vocabulary: _Optional[str] = ...) -> None: ...
+    tag: str
+    def __init__(
+        self,
+        generation: _Optional[int] = ...,
+        unchanged: _Optional[bool] = ...,
+        blob: _Optional[bytes] = ...,
+        vocabulary: _Optional[str] = ...,
+        tag: _Optional[str] = ...,
+    ) -> None: ...
+
+class AddMessageRequest(_message.Message):
+    __slots__ = ("user", "message_id", "date", "author", "to", "cc", "subject", "body", "raw")
+    USER_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    DATE_FIELD_NUMBER: _ClassVar[int]
+    AUTHOR_FIELD_NUMBER: _ClassVar[int]
+    TO_FIELD_NUMBER: _ClassVar[int]
+    CC_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    RAW_FIELD_NUMBER: _ClassVar[int]
+    user: str
+    message_id: str
+    date: str
+    author: _containers.RepeatedScalarFieldContainer[str]
+    to: _containers.RepeatedScalarFieldContainer[str]
+    cc: _containers.RepeatedScalarFieldContainer[str]
+    subject: str
+    body: str
+    raw: bytes
+    def __init__(
+        self,
+        user: _Optional[str] = ...,
+        message_id: _Optional[str] = ...,
+        date: _Optional[str] = ...,
+        author: _Optional[_Iterable[str]] = ...,
+        to: _Optional[_Iterable[str]] = ...,
+        cc: _Optional[_Iterable[str]] = ...,
+        subject: _Optional[str] = ...,
+        body: _Optional[str] = ...,
+        raw: _Optional[bytes] = ...,
+    ) -> None: ...
+
+class Learned(_message.Message):
+    __slots__ = ("status", "reason")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    status: str
+    reason: str
+    def __init__(self, status: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class ForgetRequest(_message.Message):
     __slots__ = ("user",)

@@ -13,6 +13,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from perslm.rules import Rules
 from perslm.store import Stored
 from service.cache import ModelCache
 from tests.service.support import FINGERPRINT, blob_of, settings
@@ -27,6 +28,9 @@ class Models:
 
     def of_tenant(self, tenant: str) -> Models:
         return self
+
+    def rules(self, user: str | None) -> Rules:
+        return Rules()
 
     def fetch(self, user: str) -> Stored | None:
         if not re.fullmatch("[0-9]+", user):

@@ -26,9 +26,11 @@ GRACE = 5.0
 class RunningServer:
     """A server and the event loop that it runs on."""
 
-    def __init__(self, settings: Settings, store: Store) -> None:
+    def __init__(
+        self, settings: Settings, store: Store, service: ScoringService | None = None
+    ) -> None:
         self._settings = settings
-        self.service = ScoringService(store, settings)
+        self.service = service or ScoringService(store, settings)
         self._ready: queue.SimpleQueue[str | BaseException] = queue.SimpleQueue()
         self._stop = asyncio.Event()
         self._stopping = False

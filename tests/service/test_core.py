@@ -9,13 +9,14 @@ import pytest
 
 from perslm.errors import BlobError, NoModelError, StoreUnavailableError
 from perslm.store import Store, open_store
-from service.core import RequestError, ScoreRequest, ScoringService
+from service.core import ModelBlob, RequestError, ScoreRequest, ScoringService
 from tests.service.support import (
     BROKEN,
     EMPTY,
     EOS,
     FINGERPRINT,
     HISTORIES,
+    MAIL,
     NEW_MAIL,
     OTHER_FINGERPRINT,
     REFUSED,
@@ -153,10 +154,10 @@ def test_metadata_that_cannot_be_had(store: Store) -> None:
 
 def test_the_blob_is_sent_only_if_it_changed(store: Store) -> None:
     service = ScoringService(store, settings())
-    stored = store.fetch(USER)
+    stored = ModelBlob(1, FINGERPRINT, "1", blob_of(MAIL))
     assert service.blob(USER) == stored
-    assert service.blob(USER, unless=1) == 1
-    assert service.blob(USER, unless=7) == stored
+    assert service.blob(USER, unless="1") == "1"
+    assert service.blob(USER, unless="7") == stored
 
 
 def test_forgetting_takes_effect_at_once(store: Store) -> None:

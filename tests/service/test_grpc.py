@@ -77,9 +77,10 @@ def model_of(call: GrpcCaller, **fields: Any) -> scorer_pb2.Model:
 def test_the_blob_is_sent_only_if_it_changed(call: GrpcCaller, store: Store) -> None:
     stored = store.fetch(USER)
     assert stored is not None
-    whole = scorer_pb2.Model(generation=1, blob=stored.blob, vocabulary=FINGERPRINT)
+    whole = scorer_pb2.Model(generation=1, blob=stored.blob, vocabulary=FINGERPRINT, tag="1")
     assert model_of(call) == whole
-    assert model_of(call, unless=1) == scorer_pb2.Model(generation=1, unchanged=True)
+    unchanged = scorer_pb2.Model(generation=1, unchanged=True, tag="1")
+    assert model_of(call, unless=1) == model_of(call, unless_tag="1") == unchanged
     for other in (0, 2, 2**64 - 1):
         assert model_of(call, unless=other) == whole
     publish(store, USER, blob_of([]))

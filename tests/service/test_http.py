@@ -250,6 +250,7 @@ def test_metadata(call: Caller) -> None:
         "vocabulary_size": 12,
         "created": 1735689600.0,
         "weight_by_state": False,
+        "pending": 0,
     }
     reply = call("GET", "/v1/users/nobody")
     assert (reply.status, reply.json["error"]) == (404, "unknown_user")
@@ -304,6 +305,7 @@ def test_the_documentation_names_every_route(call: Caller) -> None:
         ("/v1/users/{user}", "get"),
         ("/v1/users/{user}", "delete"),
         ("/v1/users/{user}/model", "get"),
+        ("/v1/users/{user}/messages", "post"),
         ("/healthz", "get"),
         ("/readyz", "get"),
         ("/metrics", "get"),

@@ -11,7 +11,7 @@ waits for a millisecond. That there is no 500 is asserted here.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from perslm.store import Store
+from perslm.store import Pending, Store
+from perslm.vocabulary import Sequence, Vocabulary
 from service import keyfile, openapi
 from service.core import ScoringService
 from service.http import create_app
@@ -36,12 +37,24 @@ USERS = ("nobody", USER, USER, "broken/blob", "a/b c%", "ö" * 128)
 ROUTES = [
     ("POST", "/v1/score"),
     ("GET", "/v1/users/{user}/model"),
+    ("POST", "/v1/users/{user}/messages"),
     ("GET", "/v1/users/{user}"),
     ("DELETE", "/v1/users/{user}"),
     ("GET", "/healthz"),
     ("GET", "/readyz"),
     ("GET", "/metrics"),
 ]
+
+
+WORDS = Vocabulary.from_words(["the", "power"])
+
+
+def prepare(fields: Mapping[str, object], user: str, vocabulary: Vocabulary) -> Pending | str:
+    """Learn the same of every message, or nothing of one without a body."""
+    if not fields.get("body"):
+        return "no_own_words"
+    mark = repr(sorted(fields.items())).encode()[:64]
+    return Pending(mark, 5.0, (mark,), (Sequence((2, 3), opens=True, closes=True),))
 
 
 @pytest.fixture(params=["open", "keys"])
@@ -56,7 +69,9 @@ def served(
         token, _ = keyfile.create(path, "all", list(keyfile.SCOPES))
         headers["Authorization"] = f"Bearer {token}"
         limits["keys"] = str(path)
-    with running(settings(**limits), store) as url:
+    store.put_vocabulary(WORDS.to_bytes(), FINGERPRINT)
+    service = ScoringService(store, settings(**limits), prepare=prepare)
+    with running(settings(**limits), store, service=service) as url:
         yield url, headers
 
 
