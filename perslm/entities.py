@@ -70,8 +70,9 @@ def entities(text: str, *, names: Iterable[str] = ()) -> list[Entity]:
     digits = _DIGIT.search(text) is not None
     if digits:
         found += _numeric(text)
+        found += _streets(text)
     found += _announced(text, digits)
-    found += _keys(text)
+    found += _keys(text, digits)
     parts = _parts(names)
     if parts:
         found += _names(text, parts)
@@ -147,6 +148,19 @@ def _addresses(text: str) -> Iterator[tuple[int, int, int]]:
             yield start, match.end(), _RANK["address"]
 
 
+_STREET = re.compile(
+    r"(?<![\w.,])\d{1,5}[A-Za-z]?[ ](?:(?:N|S|E|W|North|South|East|West)\.?[ ])?"
+    r"(?:[A-Z][\w.'’-]{1,30}[ ]){1,3}"
+    r"(?:Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane|Ln|Drive|Dr|Court|Ct|Square|Sq|Place|Pl|"
+    r"Terrace|Way|Close|Crescent|Parkway|Pkwy|Highway|Hwy)\b\.?"
+)
+
+
+def _streets(text: str) -> Iterator[tuple[int, int, int]]:
+    for match in _STREET.finditer(text):
+        yield match.start(), match.end(), _RANK["address"]
+
+
 def _urls(text: str) -> Iterator[tuple[int, int, int]]:
     for match in _URL.finditer(text):
         end = _trimmed(text, *match.span())
@@ -196,7 +210,8 @@ _NUMERIC = re.compile(
         | \d{{3}}-\d{{2}}-\d{{4}}(?![\w-])
         | \d{{4}}(?:[ -]\d{{4}}){{2,3}}(?:[ -]?\d{{1,4}})?(?![\w-])
         | \d{{4}}[ -]\d{{6}}[ -]\d{{4,5}}(?!\w)
-        | (?:\d{{9}}|\d{{12,}}+)(?!\w|[.,]\d) )
+        | (?:\d{{9}}|\d{{12,}}+)(?!\w|[.,]\d)
+        | \d{{3}}[ ]\d{{2}}[ ]\d{{4}}(?![\w-]) | \d{{2}}-\d{{7}}(?![\w-]) )
     | (?P<date>
           \d{{4}}(?P<s1>[-/.])\d{{1,2}}(?P=s1)\d{{1,2}}(?!\d)
             (?:[T ]\d{{2}}:\d{{2}}(?::\d{{2}}(?:[.,]\d{{1,9}})?)?
@@ -223,7 +238,8 @@ _NUMERIC = re.compile(
         | \(\+?\d{{2,5}}\)[ ]?\d{{2,8}}(?:[ .-]\d{{2,5}}){{0,4}}+(?!\w)
         | (?:1[-. ])?\d{{3}}[-. /]\d{{3}}[-. ]\d{{4}}(?!\w)
         | \d{{3}}[-.]\d{{4}}(?!\w|[.,]\d)
-        | 0\d{{1,4}}[ /-]\d{{3,8}}(?:[ -]\d{{2,5}}){{0,3}}+(?!\w) | 0\d(?:[ .-]\d{{2}}){{4}}(?!\w)
+        | 0\d{{1,4}}[ /-]\d{{3,8}}(?:[ -]\d{{2,5}}){{0,3}}+(?!\w)
+        | \d{{2}}(?:[ .-]\d{{2}}){{4}}(?!\w)
         | \d{{10,11}}(?!\w|[.,]\d) )
     | (?P<number>
           \d++/\d++(?!{_W})
@@ -242,7 +258,9 @@ def _numeric(text: str) -> Iterator[tuple[int, int, int]]:
     for match in _NUMERIC.finditer(text):
         kind = match.lastgroup or "number"
         start, end = match.span()
-        if kind == "number":
+        if kind == "date" and _BIRTH.search(text, max(0, start - 24), start):
+            kind = "secret"
+        elif kind == "number":
             if text[start - 1 : start] == "<" and match.group() == "3":
                 continue  # a heart, one token of its own
             word_start, word = _word_before(text, start)
@@ -260,6 +278,12 @@ def _numeric(text: str) -> Iterator[tuple[int, int, int]]:
             extension = _EXTENSION.match(text, end)
             end = extension.end() if extension else end
         yield start, end, _RANK[kind]
+
+
+_BIRTH = re.compile(
+    r"\b(?:birth|birthday|born|d\.?o\.?b|geboren|geburtsdatum|né|née|nacimiento|nascita)\b",
+    re.IGNORECASE,
+)
 
 
 def _word_before(text: str, start: int) -> tuple[int, str]:
@@ -284,7 +308,7 @@ _KEY_BLOCK = re.compile(
     r"-----BEGIN [A-Z ]{0,40}(?:PRIVATE|SECRET|ENCRYPTED)[A-Z ]{0,40}-----"
     r"(?:(?!-----END)[\s\S])*+(?:-----END [A-Z ]{0,60}-----)?"
 )
-# Runs that may be keys: of 8 characters, or of 6 where five digits in a row stand somewhere.
+# Runs that may be keys: of 8 characters, or of 6 where there are digits.
 _RUN, _SHORT_RUN = (
     re.compile(rf"(?<![A-Za-z0-9+/=_-])[A-Za-z0-9+/=_-]{{{least},}}+(?:\.[A-Za-z0-9_-]{{10,}}+)*+")
     for least in (8, 6)
@@ -300,42 +324,83 @@ _PREFIX = re.compile(
     re.VERBOSE,
 )
 _HEX = re.compile(r"(?=[a-f]*\d)[0-9a-f]{16,}+(?![0-9A-Za-z])", re.IGNORECASE)
-_GROUPS = re.compile(r"(?=[A-Za-z-]*\d)[0-9A-Za-z]{4,8}(?:-[0-9A-Za-z]{4,8}){2,}+\Z")
+_GROUPS = re.compile(
+    r"(?=[A-Za-z-]*\d)[0-9A-Za-z]{4,8}(?:-[0-9A-Za-z]{4,8}){2,}+\Z|[A-Z]{5}(?:-[A-Z]{5}){2,}+\Z"
+)
 _MIXED = re.compile(r"[A-Za-z]\d++[A-Za-z]|\d[A-Za-z]++\d")
+# Sunshine99: the passwords that people make. Numbers of bits are technical: base64, sha256, win32.
+_WORD_AND_NUMBER = re.compile(r"(?=[A-Z]*[a-z])[A-Za-z]{3,}+\d{2,4}\Z")
+_BITS = re.compile(
+    r"(?:u?int|float|base|sha|utf|win|windows|linux|arm|amd|fat|aes|rsa)(?:16|32|64|128|256|512)\Z",
+    re.IGNORECASE,
+)
+# Letters of both cases, a digit and, inside, a mark that no sentence has there.
+_MARKED = re.compile(
+    r"(?<!\S)(?=\S{0,63}?\d)(?=\S{0,63}?[a-z])(?=\S{0,63}?[A-Z])"
+    r"(?=[^\s!#$%^&*?~+]{0,63}+[!#$%^&*?~+]++[^\W_])[^\s<>\"(){}\[\]/]{8,64}+"
+)
+_DIGEST = re.compile(r"(?<!\w)(?:SHA-?\d{1,3}|MD5):[A-Za-z0-9+/=:_-]{16,}+", re.IGNORECASE)
+_IPV4 = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?!\w|\.\d)")
+# Colons or dashes between pairs: an address of hardware, a fingerprint. Colons: an IPv6 address.
+_PAIRS = re.compile(
+    r"(?<![\w:-])[0-9A-Fa-f]{2}(?:([:-])[0-9A-Fa-f]{2})(?:\1[0-9A-Fa-f]{2}){4,}+(?!\w)"
+)
+_IPV6 = re.compile(
+    r"(?<![\w:])(?=[0-9a-f:]{0,40}?(?:::|(?::[0-9a-f]{1,4}){7}))[0-9a-f]{1,4}"
+    r"(?:::?[0-9a-f]{1,4}){2,7}+(?:::)?(?![\w:])",
+    re.IGNORECASE,
+)
+# Number plates of Germany and Britain, and the British National Insurance number.
+_PLATES = re.compile(
+    r"(?<![\w-])(?:[A-ZÄÖÜ]{1,3}-[A-Z]{1,2}[ ]?\d{2,4}|[A-Z]{2}\d{2}[ ][A-Z]{3}"
+    r"|[A-Z]{2}(?:[ ]?\d{2}){3}[ ]?[A-Z])(?![\w-])"
+)
 
 
 def looks_secret(run: str) -> bool:
     """Tell whether a run of characters looks like a key, token, identifier or made-up password.
 
     Judges the run alone: long hexadecimal or base64, known key prefixes, letters and digits that
-    alternate, five or more digits beside letters. Ordinary words, however long, do not qualify.
+    alternate, a word with a number behind it, five or more digits beside letters. Ordinary words,
+    however long, do not qualify.
     """
     if len(run) < 6:
         return False
+    if _PREFIX.match(run):
+        return True
     if run.isalpha():
         if len(run) < 20 or not run.isascii():
             return False
-        flips = sum(a.isupper() != b.isupper() for a, b in pairwise(run))
-        return flips * 3 >= len(run)
-    if _PREFIX.match(run) or _HEX.search(run) or _GROUPS.match(run):
+        return _flips(run) * 3 >= len(run)
+    if _HEX.search(run) or _GROUPS.match(run):
         return True
     if _FIVE_DIGITS.search(run):
         return True
     for segment in re.split(r"[^0-9A-Za-z]+", run):
         digits = sum(map(str.isdigit, segment))
-        if digits and len(segment) >= 8 and digits < len(segment):
-            if _MIXED.search(segment):
+        if digits and len(segment) >= 6 and digits < len(segment):
+            if len(segment) >= (7 if digits >= 3 else 8) and _MIXED.search(segment):
                 return True
             if len(segment) >= 12 and digits >= 4:
                 return True
-    return len(run) >= 20 and looks_secret(re.sub(r"[^A-Za-z]+", "", run)) and not run.islower()
+            if _WORD_AND_NUMBER.match(segment) and not _BITS.match(segment):
+                return True
+            if len(segment) >= 8 and _flips(re.sub(r"[0-9]+", "", segment)) >= 3:
+                return True
+    letters = re.sub(r"[^A-Za-z]+", "", run)
+    return len(run) >= 20 and _flips(letters) * 3 >= len(letters) > 12
 
 
-def _keys(text: str) -> Iterator[tuple[int, int, int]]:
+def _flips(letters: str) -> int:
+    """Return how often capitals and small letters take turns."""
+    return sum(a.isupper() != b.isupper() for a, b in pairwise(letters))
+
+
+def _keys(text: str, digits: bool) -> Iterator[tuple[int, int, int]]:
     if "-----BEGIN" in text:
         for match in _KEY_BLOCK.finditer(text):
             yield match.start(), match.end(), _RANK["secret"]
-    runs = _SHORT_RUN if _FIVE_DIGITS.search(text) else _RUN
+    runs = _SHORT_RUN if digits else _RUN
     for match in runs.finditer(text):
         run = match.group()
         if run.islower() and run.isalpha():
@@ -347,6 +412,12 @@ def _keys(text: str) -> Iterator[tuple[int, int, int]]:
     for match in _IBAN.finditer(text):
         if sum(map(str.isdigit, match.group())) >= 8:
             yield match.start(), match.end(), _RANK["secret"]
+    if digits:
+        for pattern in (_PLATES, _PAIRS, _IPV6, _IPV4, _DIGEST):
+            for match in pattern.finditer(text):
+                yield match.start(), match.end(), _RANK["secret"]
+        for match in _MARKED.finditer(text):
+            yield match.start(), _trimmed(text, *match.span()), _RANK["secret"]
 
 
 # What announces a secret. After the first kind nearly anything is one; after the second only what
@@ -395,21 +466,33 @@ def _announced(text: str, digits: bool) -> Iterator[tuple[int, int, int]]:
             value, link = text[start:end], match["link"]
             if not any(map(str.isalnum, value)):
                 continue
-            if _TOLD.search(link):
-                if "phrase" in match["word"].lower() and (line := _LINE.match(text, start)):
-                    end = line.end()
+            phrase = "phrase" in match["word"].lower()
+            if phrase and link != " " and (line := _LINE.match(text, start)):
+                end = line.end()
+            elif _TOLD.search(link):
+                pass
             elif link == " ":
                 if not any(map(str.isdigit, value)):
                     continue
             elif value.lower() in TELLING:
                 continue
-            yield start, end, _RANK["secret"]
+            yield start, _more_digits(text, start, end), _RANK["secret"]
     if digits and any(piece in lowered for piece in ANNOUNCING_NUMBERS):
         for match in _ANNOUNCED[False].finditer(text):
             start, end = match.span("value")
             end = _trimmed(text, start, end)
             if any(map(str.isdigit, text[start:end])):
-                yield start, end, _RANK["secret"]
+                yield start, _more_digits(text, start, end), _RANK["secret"]
+
+
+_MORE_DIGITS = re.compile(r"(?:[ -]\d{2,8}){1,5}+(?!\w)")
+
+
+def _more_digits(text: str, start: int, end: int) -> int:
+    """Return the end of a number that is written in groups, of which the first is known."""
+    if text[start:end].isdigit() and (more := _MORE_DIGITS.match(text, end)):
+        return more.end()
+    return end
 
 
 # --- names --------------------------------------------------------------------------------------

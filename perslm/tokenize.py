@@ -52,7 +52,7 @@ __all__ = [
     "words",
 ]
 
-TOKENIZER = "perslm-words-1"
+TOKENIZER = "perslm-words-2"
 """Version of the rules of this module and of ``perslm.entities``; part of every fingerprint."""
 
 ENTITY_TOKENS = tuple(f"<{kind}>" for kind in sorted(KINDS))

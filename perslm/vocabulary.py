@@ -13,7 +13,9 @@ There are two kinds with one interface:
     lines joined, cut exactly as the tokenizer cuts it. Entities that must not be learned break it:
     the ids that touch one are left out, the piece before does not close and the piece after does
     not open. These are entities of every kind except dates, times and numbers of at most four
-    digits, which say nothing about a person. Special tokens that a user types break it as well.
+    digits, which say nothing about a person, and runs of letters and digits that the tokenizer cuts
+    to crumbs: what it has no words for is no word, but may be a password. Special tokens that a
+    user types break it as well.
 
     ``bos`` and ``eos`` are the tokenizer's own where it has them. Where it has none, or one id for
     both, which is then taken for ``eos``, they are *virtual*: ``bos`` is ``size`` and ``eos`` is
@@ -27,7 +29,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -291,16 +295,23 @@ class Vocabulary:
 
     def _pieces(self, text: str, names: Iterable[str]) -> list[Sequence]:
         text = _lines(text)
-        breaks = [entity for entity in entities(text, names=names) if not _learnable(text, entity)]
         encoding = self._loaded().encode(text, add_special_tokens=False)
+        breaks = [
+            (entity.start, entity.end)
+            for entity in entities(text, names=names)
+            if not _learnable(text, entity)
+        ]
+        crumbs = list(_crumbs(text, [start for start, _ in encoding.offsets]))
+        if crumbs:
+            breaks = _joined(breaks + crumbs)
         special = self._special_ids - {self._unk}
         found: list[Sequence] = []
         piece: list[int] = []
         opens, at = True, 0
         for id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
-            while at < len(breaks) and breaks[at].end <= start:
+            while at < len(breaks) and breaks[at][1] <= start:
                 at += 1
-            touches = at < len(breaks) and breaks[at].start < max(end, start + 1)
+            touches = at < len(breaks) and breaks[at][0] < max(end, start + 1)
             if touches or id in special:
                 if piece:
                     found.append(Sequence(tuple(piece), opens, False))
@@ -423,6 +434,34 @@ def _learnable(text: str, entity: Entity) -> bool:
     if entity.kind == "number":
         return sum(map(str.isdigit, text[entity.start : entity.end])) <= 4
     return entity.kind in ("date", "time")
+
+
+# Random letters make tokens of 1.5 letters on average, 2 at most; long words of a language that the
+# tokenizer was made for hardly ever (of English ones 1 in 2000) fewer than 2.
+_LONG_RUN = re.compile(r"(?<![^\W_])(?=[0-9]*[A-Za-z])[A-Za-z0-9]{8,}+(?![^\W_])")
+
+
+def _crumbs(text: str, starts: list[int]) -> Iterator[tuple[int, int]]:
+    """Find runs of letters and digits that have a token for every two characters, or more.
+
+    ``starts`` are where tokens start, ascending.
+    """
+    for match in _LONG_RUN.finditer(text):
+        start, end = match.span()
+        tokens = bisect_left(starts, end) - bisect_left(starts, start)
+        if 2 * tokens >= end - start:
+            yield start, end
+
+
+def _joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return spans in order, those that overlap as one."""
+    found: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if found and start < found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], end))
+        else:
+            found.append((start, end))
+    return found
 
 
 def _lines(text: str) -> str:

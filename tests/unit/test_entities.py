@@ -101,6 +101,10 @@ CASES = {
         open {budget.xls}.
         open {Plan_v2.PDF} now
         """,
+    "address ": """
+        at {1234 Maple Street}, Springfield
+        at {12a N. Old Mill Rd.} now
+        """,
     "secret": """
         my password is {hunter}.
         password: {correcthorse}, ok
@@ -137,10 +141,29 @@ CASES = {
         recovery {ab12-cd34-ef56-gh78} ok
         it was {Tr0ub4dor&3} ok
         order {INV20260012345} ok
+        set to {Sommer2024} ok
+        set to {kettle99} ok
+        it is {pWiEY2#aLJ54} since
+        it is {xLk+FmHj7n} since
+        key {AKIACZICYTBRAGDAERDH} ok
+        key {ABCDE-FGHIJ-KLMNO} ok
+        printer {00:1b:44:11:3a:b7} ok
+        print {SHA256:BfUWZzTn_ATDUnRIwwlusxCNMCYdgondvG} ok
+        at {2001:db8:85a3::8a2e:370:7334} ok
+        at {192.168.10.20} ok
+        the car {B-MW 4711} ok
+        a {AB12 CDE} ok
+        NI {QQ 12 34 56 C} ok
+        ssn {123 45 6789} ok
+        EIN {12-3456789} ok
+        use code: {482 913} ok
+        the code is {482 913}.
+        born {12/04/1978}, ok
+        my recovery phrase is {walnut copper saturn}
         """,
 }
 EXACT = [
-    (kind, line.strip())
+    (kind.strip(), line.strip())
     for kind, lines in CASES.items()
     for line in lines.splitlines()
     if "{" in line and "{the}" not in line and "HOU@ECT" not in line
@@ -167,6 +190,7 @@ def test_span(kind: str, marked: str) -> None:
         "The password is required. Your password was changed.",
         "token of thanks, a key point, the pin board, login page",
         "getElementByIdentifier characteristically",
+        "base64 or sha256, int64 and Windows, not std::vector",
         "one of those ideas",
         "@ home, #tag",
         "I <3 it",
