@@ -41,6 +41,13 @@ class Progress(Protocol):
         """Go on by ``amount`` steps."""
 
 
+class Sender(Protocol):
+    """What `Owner` is here: somebody who may have written a message."""
+
+    def sent(self, message: Message) -> bool:
+        """Tell whether they did."""
+
+
 def source_name(source: Path) -> str:
     """Return the name of a source without its endings: ``ada`` for ``ada.jsonl.gz``."""
     name = source.resolve().name
@@ -149,10 +156,14 @@ class Router:
             return Skip.NO_USER if _names_author(message) else source_name(source)
         if not _names_author(message):
             return person
-        owner = self.owners.get(person)
+        owner = self.owner(person)
         if owner is None and _is_address(person):
             owner = Owner(frozenset((canonical(person),)))
         return person if owner is not None and owner.sent(message) else Skip.NOT_SENT
+
+    def owner(self, person: str) -> Sender | None:
+        """Return who an id stands for, as far as more is known than the id."""
+        return self.owners.get(person)
 
     def _person(self, message: Message, source: Path) -> str | None:
         """Return the id that stands for a person, None where the author's address will do."""

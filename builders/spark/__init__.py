@@ -82,7 +82,7 @@ def build(
 
     ``sources`` are paths or patterns of Hadoop: JSON lines, also gzip'd, or Parquet. ``store`` is
     for the driver, ``target`` says how tasks open it. Mail of ``window`` seconds ago, or longer,
-    does not count. Returns who was taken for whom.
+    does not count. Returns who was taken for whom, as far as `owners.TOLD_OF` goes.
 
     Raises SourceError if a source cannot be read, StoreUnavailableError if tasks cannot reach the
     store, ArgumentError as ``Router.for_sources`` does and for a store that only this machine has,
@@ -102,8 +102,9 @@ def build(
     with explained(), _own_settings(spark) as own:
         inputs = open_inputs(own, sources)
         router, complete = Router.by_options(user=whose.user, me=whose.me, by_file=whose.by_file)
+        told = router
         if not complete:
-            router = router.knowing(owners.find(inputs, router, progress))
+            router, told = owners.find(inputs, router, progress)
         report.reading_seconds = time.time() - began
         shared = context.broadcast(tasks.Shared(data, router, settings, target, began, floor))
         try:
@@ -113,7 +114,7 @@ def build(
         finally:
             shared.destroy()
             report.building_seconds = time.time() - began - report.reading_seconds
-    return router
+    return told
 
 
 def _built(inputs: Several[Input], shared: tasks.Broadcast) -> tuple[DataFrame, int]:

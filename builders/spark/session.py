@@ -43,8 +43,8 @@ def session(master: str | None, conf: Iterable[str] = ()) -> Iterator[SparkSessi
     """Run a Spark application; ``conf`` holds settings of Spark as ``NAME=VALUE``.
 
     What neither says is as Spark's own configuration has it. Raises ArgumentError for a setting
-    without a value, or if there is no Java; MissingExtraError without pyspark; SparkError if Spark
-    does not start.
+    without a value, if there is no Java, or if this process has a session, which is then the one to
+    build with; MissingExtraError without pyspark; SparkError if Spark does not start.
     """
     try:
         from pyspark.errors import PySparkException
@@ -53,6 +53,8 @@ def session(master: str | None, conf: Iterable[str] = ()) -> Iterator[SparkSessi
         raise MissingExtraError("the Spark runner", "spark") from error
     if not _has_java():
         raise ArgumentError("Spark needs Java 17: install it, or set JAVA_HOME to where it is")
+    if SparkSession.getActiveSession() is not None:
+        raise ArgumentError("Spark runs in this process: give its session to builders.spark.build")
     settings = {
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,9 +18,13 @@ import redis
 
 from builders.report import Report, Status, UserResult
 from builders.routing import Router
-from builders.spark import Target, Whose, build
+from builders.spark import Target, Whose, build, session, tasks
+from builders.spark.reading import open_inputs
+from builders.spark.rows import digest
+from perslm._store_keys import rules
 from perslm.errors import ArgumentError, SourceError, StoreUnavailableError
-from perslm.store import Store
+from perslm.rules import Rules
+from perslm.store import NAMESPACE, Store
 from tests.service.support import until
 from tests.spark.mail import (
     NAMES,
@@ -113,8 +119,35 @@ def test_models_are_those_of_the_local_runner(
     assert (mine.messages, mine.tokens) == (theirs.messages, theirs.tokens)
     assert mine.unreadable_messages == theirs.unreadable_messages == 2
     assert {one.reason for one in mine.unreadable} == {one.reason for one in theirs.unreadable}
+    damaged = "cy@example.org"
+    store.set_rules(damaged, Rules().block(["cake"], [WORDS]))
+    raw_store.hset(f"{rules(NAMESPACE)}:{{{damaged}}}", "rules", b"damaged")
     again = run(spark, store, store_url, *sources)
-    assert statuses(again) == dict.fromkeys(expected, Status.UNCHANGED)
+    assert statuses(again) == {
+        **dict.fromkeys(expected, Status.UNCHANGED),
+        damaged: Status.FAILED,
+    }
+    assert [r.error for r in again.users if r.status is Status.FAILED] == ["RulesError"]
+    assert again.failed
+
+
+def test_preparing_somebodys_mail_is_the_work_of_many_tasks(
+    spark: Any, store_url: str, tmp_path: Path
+) -> None:
+    source = write_lines(tmp_path / "mail.jsonl.gz", records(NAMES, 6))  # one file, not to be cut
+    (given,) = open_inputs(spark, [str(source)])
+    shared = spark.sparkContext.broadcast(
+        tasks.Shared(WORDS.to_bytes(), Router(), SETTINGS, Target(store_url), 0.0, 0.0)
+    )
+    prepared = given.frame.mapInArrow(
+        partial(tasks.prepare, shared, given.items), tasks.PREPARED
+    ).selectExpr("user", "spark_partition_id() AS part")
+    parts = defaultdict(Counter[int])
+    for user, part in prepared.collect():
+        parts[bytes(user)][part] += 1
+    heavy = parts[digest("ann@example.org")]
+    assert len(heavy) > 1
+    assert min(heavy.values()) > 10
 
 
 @pytest.mark.parametrize("whose", [Whose(by_file=True), Whose("me"), Whose("me", ["x@y.example"])])
@@ -223,6 +256,11 @@ def test_a_source_that_cannot_be_read_is_named(
             run(spark, store, store_url, source, whose=Whose("me", ["ann@example.org"]))
         assert source.name in raised.value.path
     assert not list(store.users())
+
+
+def test_a_process_has_one_session(spark: Any) -> None:
+    with pytest.raises(ArgumentError, match="session"), session("local[1]"):
+        pass
 
 
 def test_the_embedded_store_is_for_this_machine_alone(store: Store) -> None:
