@@ -56,6 +56,7 @@ class Base:
         timeout: float,
         keep_generations_seconds: int,
         master_keys: MasterKeys | None = None,
+        patient: bool = False,
     ) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", namespace):
             raise ArgumentError(  # perslm.acme would be the tenant acme of perslm
@@ -70,7 +71,7 @@ class Base:
         self._installation = namespace
         self._namespace = keys.namespace(namespace, tenant)
         self._keep = int(keep_generations_seconds)
-        self._connection = Connection(url, timeout)
+        self._connection = Connection(url, timeout, patient=patient)
         self._master_keys = master_keys
         self._is_view = False
         self.location = self._connection.location

@@ -128,6 +128,7 @@ def open_store(
     timeout: float = 5.0,
     keep_generations_seconds: int = KEEP_GENERATIONS_SECONDS,
     master_keys: str | os.PathLike[str] | None = None,
+    patient: bool = False,
 ) -> Store:
     """Return the store at ``url``; nothing is connected or started before the first operation.
 
@@ -142,6 +143,8 @@ def open_store(
         master_keys: a file of master keys (``perslm.encryption``): models are encrypted with them
             before they go to the server. None means the environment's ``PERSLM_MASTER_KEYS``, else
             no encryption.
+        patient: whether reading waits, too, while a cluster fails over, as writing always does: for
+            up to half a minute. Right for builds, wrong for who waits for a model.
 
     Raises:
         ArgumentError: the URL or another argument makes no sense, or the file cannot be read.
@@ -155,6 +158,7 @@ def open_store(
         timeout=timeout,
         keep_generations_seconds=keep_generations_seconds,
         master_keys=MasterKeys(master_keys) if master_keys else None,
+        patient=patient,
     )
 
 

@@ -4,58 +4,61 @@
 # source: perslm/v1/scorer.proto
 # Protobuf Python Version: 7.35.1
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
-    _runtime_version.Domain.PUBLIC, 7, 35, 1, "", "perslm/v1/scorer.proto"
+    _runtime_version.Domain.PUBLIC,
+    7,
+    35,
+    1,
+    '',
+    'perslm/v1/scorer.proto'
 )
 # @@protoc_insertion_point(imports)
 
 _sym_db = _symbol_database.Default()
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b'\n\x16perslm/v1/scorer.proto\x12\tperslm.v1"\x9a\x02\n\x0cScoreRequest\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x12\n\nvocabulary\x18\x02 \x01(\t\x12"\n\thistories\x18\x03 \x01(\x0b\x32\x0f.perslm.v1.Rows\x12)\n\ncandidates\x18\x04 \x01(\x0b\x32\x10.perslm.v1.ArrayH\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x05 \x01(\rH\x01\x88\x01\x01\x12\r\n\x05\x64\x65nse\x18\x06 \x01(\x08\x12\x0f\n\x07\x63ompact\x18\x07 \x01(\x08\x12\x17\n\ntimeout_ms\x18\x08 \x01(\rH\x02\x88\x01\x01\x12\x16\n\tpositions\x18\t \x01(\x0cH\x03\x88\x01\x01\x42\r\n\x0b_candidatesB\x08\n\x06_top_kB\r\n\x0b_timeout_msB\x0c\n\n_positions"\xb1\x01\n\x0bScoreAnswer\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x04\x12\r\n\x05order\x18\x04 \x01(\r\x12\x0f\n\x07weights\x18\x05 \x01(\x0c\x12"\n\x08logprobs\x18\x06 \x01(\x0b\x32\x10.perslm.v1.Array\x12"\n\x03ids\x18\x07 \x01(\x0b\x32\x10.perslm.v1.ArrayH\x00\x88\x01\x01\x42\x06\n\x04_ids"i\n\x0cStreamAnswer\x12(\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x16.perslm.v1.ScoreAnswerH\x00\x12%\n\x07problem\x18\x02 \x01(\x0b\x32\x12.perslm.v1.ProblemH\x00\x42\x08\n\x06result"L\n\x07Problem\x12\x0e\n\x06status\x18\x01 \x01(\r\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t"+\n\x05\x41rray\x12\t\n\x01n\x18\x01 \x01(\r\x12\t\n\x01k\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c"%\n\x04Rows\x12\x0f\n\x07lengths\x18\x01 \x03(\r\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c"\x1e\n\x0eGetUserRequest\x12\x0c\n\x04user\x18\x01 \x01(\t"\xd2\x01\n\x04User\x12\r\n\x05order\x18\x01 \x01(\r\x12\x0e\n\x06ngrams\x18\x02 \x03(\x04\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\x12\x12\n\ngeneration\x18\x04 \x01(\x04\x12\x10\n\x08messages\x18\x05 \x01(\x04\x12\x0e\n\x06tokens\x18\x06 \x01(\x04\x12\x12\n\nvocabulary\x18\x07 \x01(\t\x12\x17\n\x0fvocabulary_size\x18\x08 \x01(\x04\x12\x0f\n\x07\x63reated\x18\t \x01(\x01\x12\x17\n\x0fweight_by_state\x18\n \x01(\x08\x12\x0f\n\x07pending\x18\x0b \x01(\x04"g\n\x0fGetModelRequest\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x13\n\x06unless\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x17\n\nunless_tag\x18\x03 \x01(\tH\x01\x88\x01\x01\x42\t\n\x07_unlessB\r\n\x0b_unless_tag"]\n\x05Model\x12\x12\n\ngeneration\x18\x01 \x01(\x04\x12\x11\n\tunchanged\x18\x02 \x01(\x08\x12\x0c\n\x04\x62lob\x18\x03 \x01(\x0c\x12\x12\n\nvocabulary\x18\x04 \x01(\t\x12\x0b\n\x03tag\x18\x05 \x01(\t"\x97\x01\n\x11\x41\x64\x64MessageRequest\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x12\n\nmessage_id\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61te\x18\x03 \x01(\t\x12\x0e\n\x06\x61uthor\x18\x04 \x03(\t\x12\n\n\x02to\x18\x05 \x03(\t\x12\n\n\x02\x63\x63\x18\x06 \x03(\t\x12\x0f\n\x07subject\x18\x07 \x01(\t\x12\x0c\n\x04\x62ody\x18\x08 \x01(\t\x12\x0b\n\x03raw\x18\t \x01(\x0c")\n\x07Learned\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t"\x1d\n\rForgetRequest\x12\x0c\n\x04user\x18\x01 \x01(\t"\x0b\n\tForgotten2\xf2\x02\n\x06Scorer\x12\x38\n\x05Score\x12\x17.perslm.v1.ScoreRequest\x1a\x16.perslm.v1.ScoreAnswer\x12\x43\n\x0bScoreStream\x12\x17.perslm.v1.ScoreRequest\x1a\x17.perslm.v1.StreamAnswer(\x01\x30\x01\x12\x35\n\x07GetUser\x12\x19.perslm.v1.GetUserRequest\x1a\x0f.perslm.v1.User\x12\x38\n\x08GetModel\x12\x1a.perslm.v1.GetModelRequest\x1a\x10.perslm.v1.Model\x12>\n\nAddMessage\x12\x1c.perslm.v1.AddMessageRequest\x1a\x12.perslm.v1.Learned\x12\x38\n\x06\x46orget\x12\x18.perslm.v1.ForgetRequest\x1a\x14.perslm.v1.Forgottenb\x06proto3'
-)
+
+
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16perslm/v1/scorer.proto\x12\tperslm.v1\"\x9a\x02\n\x0cScoreRequest\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x12\n\nvocabulary\x18\x02 \x01(\t\x12\"\n\thistories\x18\x03 \x01(\x0b\x32\x0f.perslm.v1.Rows\x12)\n\ncandidates\x18\x04 \x01(\x0b\x32\x10.perslm.v1.ArrayH\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x05 \x01(\rH\x01\x88\x01\x01\x12\r\n\x05\x64\x65nse\x18\x06 \x01(\x08\x12\x0f\n\x07\x63ompact\x18\x07 \x01(\x08\x12\x17\n\ntimeout_ms\x18\x08 \x01(\rH\x02\x88\x01\x01\x12\x16\n\tpositions\x18\t \x01(\x0cH\x03\x88\x01\x01\x42\r\n\x0b_candidatesB\x08\n\x06_top_kB\r\n\x0b_timeout_msB\x0c\n\n_positions\"\xb1\x01\n\x0bScoreAnswer\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x12\n\ngeneration\x18\x03 \x01(\x04\x12\r\n\x05order\x18\x04 \x01(\r\x12\x0f\n\x07weights\x18\x05 \x01(\x0c\x12\"\n\x08logprobs\x18\x06 \x01(\x0b\x32\x10.perslm.v1.Array\x12\"\n\x03ids\x18\x07 \x01(\x0b\x32\x10.perslm.v1.ArrayH\x00\x88\x01\x01\x42\x06\n\x04_ids\"i\n\x0cStreamAnswer\x12(\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x16.perslm.v1.ScoreAnswerH\x00\x12%\n\x07problem\x18\x02 \x01(\x0b\x32\x12.perslm.v1.ProblemH\x00\x42\x08\n\x06result\"L\n\x07Problem\x12\x0e\n\x06status\x18\x01 \x01(\r\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"+\n\x05\x41rray\x12\t\n\x01n\x18\x01 \x01(\r\x12\t\n\x01k\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"%\n\x04Rows\x12\x0f\n\x07lengths\x18\x01 \x03(\r\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x1e\n\x0eGetUserRequest\x12\x0c\n\x04user\x18\x01 \x01(\t\"\xd2\x01\n\x04User\x12\r\n\x05order\x18\x01 \x01(\r\x12\x0e\n\x06ngrams\x18\x02 \x03(\x04\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\x12\x12\n\ngeneration\x18\x04 \x01(\x04\x12\x10\n\x08messages\x18\x05 \x01(\x04\x12\x0e\n\x06tokens\x18\x06 \x01(\x04\x12\x12\n\nvocabulary\x18\x07 \x01(\t\x12\x17\n\x0fvocabulary_size\x18\x08 \x01(\x04\x12\x0f\n\x07\x63reated\x18\t \x01(\x01\x12\x17\n\x0fweight_by_state\x18\n \x01(\x08\x12\x0f\n\x07pending\x18\x0b \x01(\x04\"g\n\x0fGetModelRequest\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x13\n\x06unless\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x17\n\nunless_tag\x18\x03 \x01(\tH\x01\x88\x01\x01\x42\t\n\x07_unlessB\r\n\x0b_unless_tag\"]\n\x05Model\x12\x12\n\ngeneration\x18\x01 \x01(\x04\x12\x11\n\tunchanged\x18\x02 \x01(\x08\x12\x0c\n\x04\x62lob\x18\x03 \x01(\x0c\x12\x12\n\nvocabulary\x18\x04 \x01(\t\x12\x0b\n\x03tag\x18\x05 \x01(\t\"\x97\x01\n\x11\x41\x64\x64MessageRequest\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x12\n\nmessage_id\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61te\x18\x03 \x01(\t\x12\x0e\n\x06\x61uthor\x18\x04 \x03(\t\x12\n\n\x02to\x18\x05 \x03(\t\x12\n\n\x02\x63\x63\x18\x06 \x03(\t\x12\x0f\n\x07subject\x18\x07 \x01(\t\x12\x0c\n\x04\x62ody\x18\x08 \x01(\t\x12\x0b\n\x03raw\x18\t \x01(\x0c\")\n\x07Learned\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\x1d\n\rForgetRequest\x12\x0c\n\x04user\x18\x01 \x01(\t\"\x0b\n\tForgotten2\xf2\x02\n\x06Scorer\x12\x38\n\x05Score\x12\x17.perslm.v1.ScoreRequest\x1a\x16.perslm.v1.ScoreAnswer\x12\x43\n\x0bScoreStream\x12\x17.perslm.v1.ScoreRequest\x1a\x17.perslm.v1.StreamAnswer(\x01\x30\x01\x12\x35\n\x07GetUser\x12\x19.perslm.v1.GetUserRequest\x1a\x0f.perslm.v1.User\x12\x38\n\x08GetModel\x12\x1a.perslm.v1.GetModelRequest\x1a\x10.perslm.v1.Model\x12>\n\nAddMessage\x12\x1c.perslm.v1.AddMessageRequest\x1a\x12.perslm.v1.Learned\x12\x38\n\x06\x46orget\x12\x18.perslm.v1.ForgetRequest\x1a\x14.perslm.v1.Forgottenb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "perslm.v1.scorer_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'perslm.v1.scorer_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_SCOREREQUEST"]._serialized_start = 38
-    _globals["_SCOREREQUEST"]._serialized_end = 320
-    _globals["_SCOREANSWER"]._serialized_start = 323
-    _globals["_SCOREANSWER"]._serialized_end = 500
-    _globals["_STREAMANSWER"]._serialized_start = 502
-    _globals["_STREAMANSWER"]._serialized_end = 607
-    _globals["_PROBLEM"]._serialized_start = 609
-    _globals["_PROBLEM"]._serialized_end = 685
-    _globals["_ARRAY"]._serialized_start = 687
-    _globals["_ARRAY"]._serialized_end = 730
-    _globals["_ROWS"]._serialized_start = 732
-    _globals["_ROWS"]._serialized_end = 769
-    _globals["_GETUSERREQUEST"]._serialized_start = 771
-    _globals["_GETUSERREQUEST"]._serialized_end = 801
-    _globals["_USER"]._serialized_start = 804
-    _globals["_USER"]._serialized_end = 1014
-    _globals["_GETMODELREQUEST"]._serialized_start = 1016
-    _globals["_GETMODELREQUEST"]._serialized_end = 1119
-    _globals["_MODEL"]._serialized_start = 1121
-    _globals["_MODEL"]._serialized_end = 1214
-    _globals["_ADDMESSAGEREQUEST"]._serialized_start = 1217
-    _globals["_ADDMESSAGEREQUEST"]._serialized_end = 1368
-    _globals["_LEARNED"]._serialized_start = 1370
-    _globals["_LEARNED"]._serialized_end = 1411
-    _globals["_FORGETREQUEST"]._serialized_start = 1413
-    _globals["_FORGETREQUEST"]._serialized_end = 1442
-    _globals["_FORGOTTEN"]._serialized_start = 1444
-    _globals["_FORGOTTEN"]._serialized_end = 1455
-    _globals["_SCORER"]._serialized_start = 1458
-    _globals["_SCORER"]._serialized_end = 1828
+  DESCRIPTOR._loaded_options = None
+  _globals['_SCOREREQUEST']._serialized_start=38
+  _globals['_SCOREREQUEST']._serialized_end=320
+  _globals['_SCOREANSWER']._serialized_start=323
+  _globals['_SCOREANSWER']._serialized_end=500
+  _globals['_STREAMANSWER']._serialized_start=502
+  _globals['_STREAMANSWER']._serialized_end=607
+  _globals['_PROBLEM']._serialized_start=609
+  _globals['_PROBLEM']._serialized_end=685
+  _globals['_ARRAY']._serialized_start=687
+  _globals['_ARRAY']._serialized_end=730
+  _globals['_ROWS']._serialized_start=732
+  _globals['_ROWS']._serialized_end=769
+  _globals['_GETUSERREQUEST']._serialized_start=771
+  _globals['_GETUSERREQUEST']._serialized_end=801
+  _globals['_USER']._serialized_start=804
+  _globals['_USER']._serialized_end=1014
+  _globals['_GETMODELREQUEST']._serialized_start=1016
+  _globals['_GETMODELREQUEST']._serialized_end=1119
+  _globals['_MODEL']._serialized_start=1121
+  _globals['_MODEL']._serialized_end=1214
+  _globals['_ADDMESSAGEREQUEST']._serialized_start=1217
+  _globals['_ADDMESSAGEREQUEST']._serialized_end=1368
+  _globals['_LEARNED']._serialized_start=1370
+  _globals['_LEARNED']._serialized_end=1411
+  _globals['_FORGETREQUEST']._serialized_start=1413
+  _globals['_FORGETREQUEST']._serialized_end=1442
+  _globals['_FORGOTTEN']._serialized_start=1444
+  _globals['_FORGOTTEN']._serialized_end=1455
+  _globals['_SCORER']._serialized_start=1458
+  _globals['_SCORER']._serialized_end=1828
 # @@protoc_insertion_point(module_scope)

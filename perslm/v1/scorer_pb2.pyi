@@ -7,17 +7,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ScoreRequest(_message.Message):
-    __slots__ = (
-        "user",
-        "vocabulary",
-        "histories",
-        "candidates",
-        "top_k",
-        "dense",
-        "compact",
-        "timeout_ms",
-        "positions",
-    )
+    __slots__ = ("user", "vocabulary", "histories", "candidates", "top_k", "dense", "compact", "timeout_ms", "positions")
     USER_FIELD_NUMBER: _ClassVar[int]
     VOCABULARY_FIELD_NUMBER: _ClassVar[int]
     HISTORIES_FIELD_NUMBER: _ClassVar[int]
@@ -36,18 +26,7 @@ class ScoreRequest(_message.Message):
     compact: bool
     timeout_ms: int
     positions: bytes
-    def __init__(
-        self,
-        user: _Optional[str] = ...,
-        vocabulary: _Optional[str] = ...,
-        histories: _Optional[_Union[Rows, _Mapping]] = ...,
-        candidates: _Optional[_Union[Array, _Mapping]] = ...,
-        top_k: _Optional[int] = ...,
-        dense: _Optional[bool] = ...,
-        compact: _Optional[bool] = ...,
-        timeout_ms: _Optional[int] = ...,
-        positions: _Optional[bytes] = ...,
-    ) -> None: ...
+    def __init__(self, user: _Optional[str] = ..., vocabulary: _Optional[str] = ..., histories: _Optional[_Union[Rows, _Mapping]] = ..., candidates: _Optional[_Union[Array, _Mapping]] = ..., top_k: _Optional[int] = ..., dense: _Optional[bool] = ..., compact: _Optional[bool] = ..., timeout_ms: _Optional[int] = ..., positions: _Optional[bytes] = ...) -> None: ...
 
 class ScoreAnswer(_message.Message):
     __slots__ = ("status", "reason", "generation", "order", "weights", "logprobs", "ids")
@@ -65,16 +44,7 @@ class ScoreAnswer(_message.Message):
     weights: bytes
     logprobs: Array
     ids: Array
-    def __init__(
-        self,
-        status: _Optional[str] = ...,
-        reason: _Optional[str] = ...,
-        generation: _Optional[int] = ...,
-        order: _Optional[int] = ...,
-        weights: _Optional[bytes] = ...,
-        logprobs: _Optional[_Union[Array, _Mapping]] = ...,
-        ids: _Optional[_Union[Array, _Mapping]] = ...,
-    ) -> None: ...
+    def __init__(self, status: _Optional[str] = ..., reason: _Optional[str] = ..., generation: _Optional[int] = ..., order: _Optional[int] = ..., weights: _Optional[bytes] = ..., logprobs: _Optional[_Union[Array, _Mapping]] = ..., ids: _Optional[_Union[Array, _Mapping]] = ...) -> None: ...
 
 class StreamAnswer(_message.Message):
     __slots__ = ("answer", "problem")
@@ -82,11 +52,7 @@ class StreamAnswer(_message.Message):
     PROBLEM_FIELD_NUMBER: _ClassVar[int]
     answer: ScoreAnswer
     problem: Problem
-    def __init__(
-        self,
-        answer: _Optional[_Union[ScoreAnswer, _Mapping]] = ...,
-        problem: _Optional[_Union[Problem, _Mapping]] = ...,
-    ) -> None: ...
+    def __init__(self, answer: _Optional[_Union[ScoreAnswer, _Mapping]] = ..., problem: _Optional[_Union[Problem, _Mapping]] = ...) -> None: ...
 
 class Problem(_message.Message):
     __slots__ = ("status", "code", "message", "request_id")
@@ -98,13 +64,7 @@ class Problem(_message.Message):
     code: str
     message: str
     request_id: str
-    def __init__(
-        self,
-        status: _Optional[int] = ...,
-        code: _Optional[str] = ...,
-        message: _Optional[str] = ...,
-        request_id: _Optional[str] = ...,
-    ) -> None: ...
+    def __init__(self, status: _Optional[int] = ..., code: _Optional[str] = ..., message: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class Array(_message.Message):
     __slots__ = ("n", "k", "data")
@@ -114,9 +74,7 @@ class Array(_message.Message):
     n: int
     k: int
     data: bytes
-    def __init__(
-        self, n: _Optional[int] = ..., k: _Optional[int] = ..., data: _Optional[bytes] = ...
-    ) -> None: ...
+    def __init__(self, n: _Optional[int] = ..., k: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class Rows(_message.Message):
     __slots__ = ("lengths", "data")
@@ -124,9 +82,7 @@ class Rows(_message.Message):
     DATA_FIELD_NUMBER: _ClassVar[int]
     lengths: _containers.RepeatedScalarFieldContainer[int]
     data: bytes
-    def __init__(
-        self, lengths: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ...
-    ) -> None: ...
+    def __init__(self, lengths: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class GetUserRequest(_message.Message):
     __slots__ = ("user",)
@@ -135,19 +91,7 @@ class GetUserRequest(_message.Message):
     def __init__(self, user: _Optional[str] = ...) -> None: ...
 
 class User(_message.Message):
-    __slots__ = (
-        "order",
-        "ngrams",
-        "bytes",
-        "generation",
-        "messages",
-        "tokens",
-        "vocabulary",
-        "vocabulary_size",
-        "created",
-        "weight_by_state",
-        "pending",
-    )
+    __slots__ = ("order", "ngrams", "bytes", "generation", "messages", "tokens", "vocabulary", "vocabulary_size", "created", "weight_by_state", "pending")
     ORDER_FIELD_NUMBER: _ClassVar[int]
     NGRAMS_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -170,20 +114,7 @@ class User(_message.Message):
     created: float
     weight_by_state: bool
     pending: int
-    def __init__(
-        self,
-        order: _Optional[int] = ...,
-        ngrams: _Optional[_Iterable[int]] = ...,
-        bytes: _Optional[int] = ...,
-        generation: _Optional[int] = ...,
-        messages: _Optional[int] = ...,
-        tokens: _Optional[int] = ...,
-        vocabulary: _Optional[str] = ...,
-        vocabulary_size: _Optional[int] = ...,
-        created: _Optional[float] = ...,
-        weight_by_state: _Optional[bool] = ...,
-        pending: _Optional[int] = ...,
-    ) -> None: ...
+    def __init__(self, order: _Optional[int] = ..., ngrams: _Optional[_Iterable[int]] = ..., bytes: _Optional[int] = ..., generation: _Optional[int] = ..., messages: _Optional[int] = ..., tokens: _Optional[int] = ..., vocabulary: _Optional[str] = ..., vocabulary_size: _Optional[int] = ..., created: _Optional[float] = ..., weight_by_state: _Optional[bool] = ..., pending: _Optional[int] = ...) -> None: ...
 
 class GetModelRequest(_message.Message):
     __slots__ = ("user", "unless", "unless_tag")
@@ -193,12 +124,7 @@ class GetModelRequest(_message.Message):
     user: str
     unless: int
     unless_tag: str
-    def __init__(
-        self,
-        user: _Optional[str] = ...,
-        unless: _Optional[int] = ...,
-        unless_tag: _Optional[str] = ...,
-    ) -> None: ...
+    def __init__(self, user: _Optional[str] = ..., unless: _Optional[int] = ..., unless_tag: _Optional[str] = ...) -> None: ...
 
 class Model(_message.Message):
     __slots__ = ("generation", "unchanged", "blob", "vocabulary", "tag")
@@ -212,14 +138,7 @@ class Model(_message.Message):
     blob: bytes
     vocabulary: str
     tag: str
-    def __init__(
-        self,
-        generation: _Optional[int] = ...,
-        unchanged: _Optional[bool] = ...,
-        blob: _Optional[bytes] = ...,
-        vocabulary: _Optional[str] = ...,
-        tag: _Optional[str] = ...,
-    ) -> None: ...
+    def __init__(self, generation: _Optional[int] = ..., unchanged: _Optional[bool] = ..., blob: _Optional[bytes] = ..., vocabulary: _Optional[str] = ..., tag: _Optional[str] = ...) -> None: ...
 
 class AddMessageRequest(_message.Message):
     __slots__ = ("user", "message_id", "date", "author", "to", "cc", "subject", "body", "raw")
@@ -241,18 +160,7 @@ class AddMessageRequest(_message.Message):
     subject: str
     body: str
     raw: bytes
-    def __init__(
-        self,
-        user: _Optional[str] = ...,
-        message_id: _Optional[str] = ...,
-        date: _Optional[str] = ...,
-        author: _Optional[_Iterable[str]] = ...,
-        to: _Optional[_Iterable[str]] = ...,
-        cc: _Optional[_Iterable[str]] = ...,
-        subject: _Optional[str] = ...,
-        body: _Optional[str] = ...,
-        raw: _Optional[bytes] = ...,
-    ) -> None: ...
+    def __init__(self, user: _Optional[str] = ..., message_id: _Optional[str] = ..., date: _Optional[str] = ..., author: _Optional[_Iterable[str]] = ..., to: _Optional[_Iterable[str]] = ..., cc: _Optional[_Iterable[str]] = ..., subject: _Optional[str] = ..., body: _Optional[str] = ..., raw: _Optional[bytes] = ...) -> None: ...
 
 class Learned(_message.Message):
     __slots__ = ("status", "reason")
