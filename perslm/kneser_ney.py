@@ -14,8 +14,8 @@ and ``perslm.smoothing`` does the rest. c is the count as above (``perslm.backof
 least 1), C(h) its sum over w, and n_r how many n-grams of the order have the count r. A word's own
 probability is its share of the continuations.
 
-Of pruned counts, continuations are those of the n-grams that are left; C(h) where counts are as
-seen, and n_r of the highest order, are those from before.
+Of pruned counts, each event that was cut is taken for an n-gram of its own that was seen once, in
+continuations, in C(h) and in n_1; n_r of the highest order are those from before.
 
 Where one of n_1 … n_4 is 0 or a D(r) is not within 0 and r, as in a small mailbox, FALLBACK takes
 the place of all three, and ``fell_back`` names the order.
@@ -52,6 +52,7 @@ def estimate(counts: Counts) -> Smoothed:
             n = counts.count_of_counts()[-1, :4]
         else:
             n = np.bincount(np.minimum(fact.used, 5), minlength=6)[1:5]
+            n[0] += int((fact.total - fact.kept).sum())  # what was cut, as if seen once
         found = discounts(n)
         if found is None and len(level):
             fell_back.append(order)

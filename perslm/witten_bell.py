@@ -8,7 +8,8 @@ after a context h, seen C(h) times,
     own(hw) = c(hw) / (C(h) + T(h))
 
 and ``perslm.smoothing`` does the rest. It needs no counts-of-counts, so no mailbox is too small. Of
-pruned counts C(h) is that from before, and T(h) what is left.
+pruned counts C(h) is that from before, and T(h) what is left: to count in what was cut predicts
+worse.
 """
 
 from __future__ import annotations

@@ -193,7 +193,18 @@ class OracleInterpolated:
         """How many n-grams of this length have the count r."""
         if self.name != "kneser_ney" or length == self.order:
             return sum(len(g) == length and c == r for g, c in self.counts.items())
-        return sum(len(g) == length and self.used(g) == r for g in self.kept)
+        left = sum(len(g) == length and self.used(g) == r for g in self.kept)
+        return left + (sum(self.cut(h) for h in self.contexts(length - 1)) if r == 1 else 0)
+
+    def contexts(self, length: int) -> set[NGram]:
+        """Return the contexts of so many words that are left; ``<s>`` always is."""
+        return {h for h in (*self.kept, (OPEN,)) if len(h) == length} | {
+            g[:length] for g in self.kept if len(g) > length
+        }
+
+    def cut(self, h: NGram) -> int:
+        """Return how many events were cut after h."""
+        return sum(c for g, c in self.counts.items() if g[:-1] == h and g not in self.kept)
 
     def discount(self, count: int, length: int) -> float:
         n1, n2, n3, n4 = (self.number(r, length) for r in (1, 2, 3, 4))
@@ -210,8 +221,7 @@ class OracleInterpolated:
     def _own(self, h: NGram) -> dict[Word, float]:
         """What h itself gives to the words seen after it."""
         seen = {w: self.used((*h, w)) for w in self.successors.get(h, ())}
-        gone = sum(c for g, c in self.counts.items() if g[:-1] == h and g not in self.kept)
-        total = sum(seen.values()) + gone
+        total = sum(seen.values()) + self.cut(h)
         if not h:
             return {w: c / total for w, c in seen.items()}
         if self.name == "witten_bell":
