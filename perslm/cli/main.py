@@ -23,6 +23,7 @@ from perslm.cli import (
     learning,
     models,
     nightly,
+    privacy,
     serving,
     storage,
     top,
@@ -100,6 +101,7 @@ building.register(app)
 nightly.register(app)
 learning.register(app)
 models.register(app)
+privacy.register(app)
 evaluate.register(app)
 serving.register(app)
 top.register(app)

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
+from perslm import blob
 from perslm.beam import PersonalOnly, search
 from perslm.cli.common import (
     EstimatorOption,
@@ -30,6 +31,8 @@ from perslm.cli.common import (
     write_bytes,
 )
 from perslm.errors import ArgumentError, SourceError
+from perslm.explain import frequent, readable
+from perslm.learned import current
 from perslm.model import DEFAULT_ESTIMATOR, PersonalModel, check_estimator
 from perslm.store import open_store
 
@@ -52,7 +55,7 @@ def register(app: typer.Typer) -> None:
     )
     add_command(app, score, 'perslm score me "Thanks for the quick reply."')
     add_command(app, users, "perslm users --store redis://db:6379 --json")
-    add_command(app, inspect, "perslm inspect me --validate", "perslm inspect me --json")
+    add_command(app, inspect, "perslm inspect me --validate", "perslm inspect me --top 20 --json")
     add_command(app, export, "perslm export me --format arpa -o me.arpa")
     add_command(app, forget, "perslm forget me --yes", "perslm forget --from deleted.txt --yes")
     add_command(app, rollback, "perslm rollback me")
@@ -170,15 +173,27 @@ def inspect(
     validate: Annotated[
         bool, typer.Option(help="Check every invariant, and that each state sums to 1.")
     ] = False,
+    top: Annotated[
+        int, typer.Option(min=0, help="Also show so many n-grams of each order, the most frequent.")
+    ] = 0,
     estimator: EstimatorOption = DEFAULT_ESTIMATOR,
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show what a user's model is made of: sizes, generation, vocabulary, degenerate orders."""
+    """Show what a user's model is made of: sizes, generation, vocabulary, degenerate orders.
+
+    Learned messages that wait for a build are part of it; pending says how many. blocked is how
+    many phrases are, for this user and for everybody. --top shows what it knows, which is what the
+    user wrote.
+
+    With --json: these facts, and with --top frequent, for each order objects of text and count.
+    """
     with open_store(store) as opened:
         model = load_model(opened, user, estimator)
-        info = opened.info(user)
-    if info is None:
+        info, stored = opened.info(user), opened.fetch(user)
+        rules = opened.rules(user) | opened.rules(None)
+        vocabulary = load_vocabulary(opened, model) if top else None
+    if info is None or stored is None:
         raise no_model()
     if validate:
         model.automaton.validate()
@@ -198,16 +213,30 @@ def inspect(
         "estimator": model.estimator,
         "fell_back": list(model.fell_back),
         "weight": model.weight,
+        "pending": len(stored.pending),
+        "blocked": len(rules.phrases),
     }
+    known: list[list[dict[str, object]]] = []
+    if vocabulary is not None:
+        counts = blob.decode(current(stored, rules)).counts
+        known = [
+            [{"text": readable(ids, vocabulary), "count": count} for ids, count in of_order]
+            for of_order in frequent(counts, top)
+        ]
     if validate:
         facts["valid"] = True
     if json:
-        print_json(facts)
+        print_json({**facts, "frequent": known} if top else facts)
         return
     table = Table(Column(no_wrap=True), Column(overflow="fold"), show_header=False)
     for name, value in facts.items():
         table.add_row(name, str(value))
     stdout.print(table)
+    for order, of_order in enumerate(known, start=1):
+        table = Table(Column(f"order {order}", overflow="fold"), Column("count", justify="right"))
+        for row in of_order:
+            table.add_row(str(row["text"]), str(row["count"]))
+        stdout.print(table)
 
 
 def export(
@@ -224,20 +253,19 @@ def export(
         stored = opened.fetch(user)
         if stored is None:
             raise no_model()
+        data = current(stored, opened.rules(None))
         # by default Katz: an automaton has no global LM to fall back on
         model = PersonalModel.from_blob(
-            stored.blob, generation=stored.generation, estimator=check_estimator(estimator)
+            data, generation=stored.generation, estimator=check_estimator(estimator)
         )
         vocabulary = load_vocabulary(opened, model)
-    if format is ExportFormat.BLOB:
-        data = stored.blob
-    elif format is ExportFormat.ARPA:
+    if format is ExportFormat.ARPA:
         from perslm import arpa
 
         text = io.StringIO()
         arpa.dump(model.automaton, vocabulary.token, text)
         data = text.getvalue().encode("utf-8")
-    else:
+    elif format is ExportFormat.FST:
         from perslm import openfst
 
         data = openfst.to_fst(model.automaton, vocabulary.token).write_to_string()
