@@ -120,6 +120,7 @@ class Ledger:
         """
         self.rebuilding, self._now, self._floor = rebuild, now, floor
         with self._writing():
+            self._database.execute("DELETE FROM temp.alike")
             self._run = int(self._fact("run", "0")) + 1
             self._set_fact("run", str(self._run))
             if floor < float(self._fact("floor", "0")):
@@ -208,7 +209,7 @@ class Ledger:
         messages = list(messages)
         added = Added()
         with self._writing():
-            rows = self._rows({message.user for _, message in messages})
+            rows = self._rows(heads.keys() | {message.user for _, message in messages})
             for user, head in heads.items():
                 if user not in rows:
                     rows[user] = self._begun(user, head)
