@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import msgpack
 import numpy as np
@@ -13,7 +13,7 @@ from hypothesis import settings as trying
 from hypothesis import strategies as st
 
 from perslm import _backend, wire
-from perslm.model import PersonalModel
+from perslm.model import Estimator, PersonalModel
 from perslm.v1 import scorer_pb2
 from service import codec
 from service.core import RequestError, ScoreAnswer, ScoreRequest, ScoringService
@@ -23,10 +23,12 @@ from tests.service.support import (
     EMPTY,
     FINGERPRINT,
     HISTORIES,
+    MAIL,
     OTHER_FINGERPRINT,
     POSITIONS,
     SCORED,
     USER,
+    blob_of,
     local,
     settings,
 )
@@ -91,6 +93,16 @@ def assert_read_alike(query: Query, request: ScoreRequest, model: PersonalModel 
     weights = model.weights(states, request.positions).tobytes()
     wanted = b"before" + weights + b"between" + logprobs
     assert model.answer(query, b"before", b"between") == wanted
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("estimator", get_args(Estimator))
+def test_every_estimator_answers_the_short_way(estimator: Estimator, form: str) -> None:
+    body, plain, read = FORMS[form]
+    query = plain(body, len(HISTORIES))
+    assert query is not None
+    model = PersonalModel.from_blob(blob_of(MAIL), estimator=estimator)
+    assert_read_alike(query, read(body), model)
 
 
 @pytest.mark.parametrize("form", FORMS)
