@@ -60,7 +60,7 @@ class Target:
 
     def open(self) -> Store:
         """Open the store."""
-        return open_store(self.url, tenant=self.tenant, master_keys=self.master_keys)
+        return open_store(self.url, tenant=self.tenant, master_keys=self.master_keys, patient=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ def build_on_spark(
 
     url = store or os.environ.get("PERSLM_STORE") or DEFAULT_URL
     keys = str(master_keys) if master_keys else None
-    with open_store(url, master_keys=keys) as opened:
+    with open_store(url, master_keys=keys, patient=True) as opened:
         opened.ping()  # before Spark is started, and mail is read: that may take hours
         with session(master, conf) as spark:
             return build(

@@ -12,25 +12,31 @@ import pytest
 
 from builders.spark import session
 
+FAST_JAVA = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+
+
+def needs_spark() -> None:
+    """Skip a test where Spark cannot run."""
+    pytest.importorskip("pyspark", reason="pyspark is not installed: pip install 'perslm[spark]'")
+    if shutil.which("java") is None:
+        pytest.skip("there is no Java, which Spark needs: install version 17")
+
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[Any]:
     """A session on ``local-cluster[2,1,1024]``, with speculation; Java that starts fast."""
-    pytest.importorskip("pyspark", reason="pyspark is not installed: pip install 'perslm[spark]'")
-    if shutil.which("java") is None:
-        pytest.skip("there is no Java, which Spark needs: install version 17")
-    java = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+    needs_spark()
     settings = (
         "spark.speculation=true",
         "spark.speculation.interval=100ms",
         "spark.task.maxFailures=2",
         "spark.executor.memory=512m",
-        f"spark.executor.extraJavaOptions={java}",
+        f"spark.executor.extraJavaOptions={FAST_JAVA}",
         "spark.sql.codegen.wholeStage=false",
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
-        patch.setenv("SPARK_SUBMIT_OPTS", java)
+        patch.setenv("SPARK_SUBMIT_OPTS", FAST_JAVA)
         with session("local-cluster[2,1,1024]", settings) as opened:
             work = executors_work(opened)
             yield opened
