@@ -51,13 +51,16 @@ bench: $(VENV)/.test ## quality of cleaning and speed, beside other libraries
 	$(RUN)/perslm bench service
 	$(RUN)/perslm bench
 
+WORTH = $(RUN)/perslm evaluate $(MAIL)/* --user-from file --global-lm smollm2 --cross-fit $(EVALUATE)
 # what is done so far stays in build/results: a run that was stopped goes on
 results: $(VENV)/.test ## what personalization is worth, on the mail of MAIL (a directory, a file a person), into docs/results
 	@test -n "$(if $(MAIL),$(wildcard $(MAIL)/*))" || { echo "make results needs mail: make results MAIL=DIRECTORY, \
 	with one file for each person" >&2; exit 2; }
-	$(RUN)/perslm evaluate $(MAIL)/* --user-from file --global-lm smollm2 --order 5 --min-messages 1 --cross-fit \
-	  --budgets 4096,8192,16384,32768 --suggestions $(or $(SUGGESTIONS),30) --bfloat16 $(EVALUATE) -o build/results
-	$(RUN)/python -m tests.benchmarks.results build/results/report.json docs/results README.md
+	$(WORTH) -o build/results
+	cp build/results/report.json build/results/default.json
+	$(WORTH) -o build/results --order 5 --min-messages 1 --budgets 4096,8192,16384,32768 \
+	  --suggestions $(or $(SUGGESTIONS),30) --bfloat16
+	$(RUN)/python -m tests.benchmarks.results build/results/report.json build/results/default.json docs/results README.md
 
 sanitize: ## the tests that use the kernel, with address and undefined-behaviour sanitizers
 	CXX=g++ PERSLM_KERNEL=on $(MAKE) VENV=.venv-sanitize .venv-sanitize/.test \

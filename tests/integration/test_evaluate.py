@@ -93,7 +93,8 @@ def test_an_evaluation_and_its_report(global_lm: str, tmp_path: Path) -> None:
     shutil.copytree(DOCS, folder)
     readme = tmp_path / "README.md"
     readme.write_text("\n".join(markers(results.MARK)))
-    results.write(tmp_path / "results" / "report.json", folder, readme)
+    found = tmp_path / "results" / "report.json"
+    results.write(found, found, folder, readme)
     assert "≥ 20%" in (folder / "report.html").read_text()
     assert "≥ 20%" in (folder / "README.md").read_text()
     assert "| all | 2 |" in readme.read_text()
