@@ -21,7 +21,7 @@ from builders.ledgers import open_ledgers
 from builders.report import Status
 from builders.run import publish
 from perslm.errors import LedgerError, NoModelError, PublishConflictError, VocabularyError
-from perslm.store import Head, Store
+from perslm.store import Head, Store, UserInfo
 from perslm.vocabulary import Vocabulary
 
 _TRIES = 10  # against builders and learned messages that come in the same moment
@@ -48,64 +48,71 @@ def forget_mail(
     ``before`` is a POSIX time. In the store no generation stays that was built with them.
 
     Raises:
-        NoModelError: there is no model of the user.
+        NoModelError: there is neither a model nor mail of the user.
         LedgerError: no ledger in ``folder`` holds the user's mail, or not all that the model is of.
         VocabularyError: the store has lost the model's vocabulary.
     """
-    info = store.info(user)
-    if info is None:
-        raise NoModelError(
-            "the user has no model, so nothing is known of their mail; perslm users lists those "
-            "that have one"
-        )
-    data = store.vocabulary(info.vocabulary)
-    if data is None:
-        raise VocabularyError(
-            f"the store does not hold vocabulary {info.vocabulary}: run perslm build with it once "
-            "more"
-        )
-    vocabulary = Vocabulary.from_bytes(data)
     digests = [id_digest(message_id) for message_id in message_ids]
     with open_ledgers(folder) as ledgers:
         held = [(one, account) for one in ledgers if (account := one.account(user)) is not None]
-        builder = _builder(held, info.vocabulary, info.source_digest)
-        if builder is None:
-            raise LedgerError(
-                f"{folder}: no ledger here holds what this user's model was built from; name its "
-                "folder with --ledger, build once from all of the user's mail with --rebuild, or "
-                "delete the whole user with perslm forget"
+        info = store.info(user)
+        if info is None:
+            if not held:
+                raise NoModelError(
+                    "the user has no model, so nothing is known of their mail; perslm users lists "
+                    "those that have one"
+                )
+            return Forgotten(max(_forget(*one, digests, before) for one in held), 0)
+        ledger, account = _builder(held, folder, info)
+        data = store.vocabulary(info.vocabulary)
+        if data is None:
+            raise VocabularyError(
+                f"the store does not hold vocabulary {info.vocabulary}: run perslm build with it "
+                "once more"
             )
-        ledger, account = builder
-        if account.published != info.source_digest:
-            _check_all_is_here(ledger, account, info.messages)
         ledger.learn(account, store.pending(user), info.vocabulary)
-        deleted = 0
-        for one, of_user in held:
-            gone = one.forget_messages(of_user, digests) if digests else 0
-            gone += one.forget_before(of_user, before) if before is not None else 0
-            if one is ledger:
-                deleted = gone
-        return Forgotten(deleted, _publish_the_rest(store, ledger, account, vocabulary))
+        deleted = {one: _forget(one, of_user, digests, before) for one, of_user in held}
+        vocabulary = Vocabulary.from_bytes(data)
+        generation = _publish_the_rest(store, ledger, account, vocabulary)
+        return Forgotten(deleted[ledger], generation)
+
+
+def _forget(
+    ledger: Ledger, account: Account, digests: Collection[bytes], before: float | None
+) -> int:
+    gone = ledger.forget_messages(account, digests) if digests else 0
+    return gone + (ledger.forget_before(account, before) if before is not None else 0)
 
 
 def _builder(
-    held: list[tuple[Ledger, Account]], vocabulary: str, digest: str
-) -> tuple[Ledger, Account] | None:
-    """Return the ledger that the published model is from, as far as that can be told."""
-    fitting = [(one, account) for one, account in held if one.fact("vocabulary") == vocabulary]
-    exact = [(one, account) for one, account in fitting if account.published == digest]
-    found = exact or [(one, account) for one, account in fitting if account.published is not None]
-    return found[0] if found else None
+    held: list[tuple[Ledger, Account]], folder: Path, info: UserInfo
+) -> tuple[Ledger, Account]:
+    """Return the ledger that the published model is from, as far as that can be told.
 
-
-def _check_all_is_here(ledger: Ledger, account: Account, published: int) -> None:
-    with closing(Mail(ledger.path)) as mail:
-        kept, _ = unique(mail.of(account.id)[2])
-    if len(kept) < published:
+    Raises LedgerError if there is none, or the model was built from more mail than it has.
+    """
+    fitting = [
+        (one, account)
+        for one, account in held
+        if one.fact("vocabulary") == info.vocabulary and account.published is not None
+    ]
+    fitting.sort(key=lambda found: found[1].published != info.source_digest)
+    if not fitting:
         raise LedgerError(
-            f"{ledger.path}: the user's model was built from more mail than this ledger holds; "
-            "build once from all of it with --rebuild, then forget"
+            f"{folder}: no ledger here holds what this user's model was built from; name its "
+            "folder with --ledger, build once from all of the user's mail with --rebuild, or "
+            "delete the whole user with perslm forget"
         )
+    ledger, account = fitting[0]
+    if account.published != info.source_digest:
+        with closing(Mail(ledger.path)) as mail:
+            kept, _ = unique(mail.of(account.id)[2])
+        if len(kept) < info.messages:
+            raise LedgerError(
+                f"{ledger.path}: the user's model was built from more mail than this ledger "
+                "holds; build once from all of it with --rebuild, then forget"
+            )
+    return ledger, account
 
 
 def _publish_the_rest(

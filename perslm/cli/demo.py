@@ -88,8 +88,8 @@ def _build(sources: list[Path], store: Store, folder: Path) -> Vocabulary:
     building.vocab_build(sources, target, min_users=1, user_from=from_file, languages="en,es")
     url = f"embedded:{folder}/store"
     nightly.build(
-        [str(source) for source in sources],
         target,
+        [str(source) for source in sources],
         user_from=from_file,
         languages="en,es",
         ledger=folder / "ledger",

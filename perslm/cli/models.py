@@ -30,6 +30,7 @@ from perslm.cli.common import (
     stdout,
     write_bytes,
 )
+from perslm.cli.nightly import LedgerOption, ledger_folder
 from perslm.errors import ArgumentError, SourceError
 from perslm.explain import frequent, readable
 from perslm.learned import current
@@ -57,7 +58,14 @@ def register(app: typer.Typer) -> None:
     add_command(app, users, "perslm users --store redis://db:6379 --json")
     add_command(app, inspect, "perslm inspect me --validate", "perslm inspect me --top 20 --json")
     add_command(app, export, "perslm export me --format arpa -o me.arpa")
-    add_command(app, forget, "perslm forget me --yes", "perslm forget --from deleted.txt --yes")
+    add_command(
+        app,
+        forget,
+        "perslm forget me --yes",
+        "perslm forget --from deleted.txt --yes",
+        "perslm forget me --message '<1234@mail.example.org>' --yes",
+        "perslm forget me --before 2024-01-01 --yes",
+    )
     add_command(app, rollback, "perslm rollback me")
 
 
@@ -291,14 +299,41 @@ def forget(
             show_default=False,
         ),
     ] = None,
+    message: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ID",
+            help="Delete only the message with this Message-ID, and its copies (repeat for more).",
+            show_default=False,
+        ),
+    ] = None,
+    before: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATE",
+            help="Delete only mail from before this day (2024-12-31) or time, in UTC if it does "
+            "not say.",
+            show_default=False,
+        ),
+    ] = None,
+    ledger: LedgerOption = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
     """Delete a user's model, all generations of it; a build already running cannot undo it.
 
-    With --json: user and forgotten; with --from users, and how many of them had a model.
+    The builds' ledger forgets the user, too: run this where builds run, or name its place with
+    --ledger. With --message or --before only that mail is deleted, for good: a model of what is
+    left takes the place of all generations, and builds do not count the mail again although their
+    sources may still hold it. That needs the ledger.
+
+    With --json: user and forgotten; with --from users, and how many of them had a model; with
+    --message or --before user, messages (how many were deleted) and generation (0: none is left).
     """
+    if message or before is not None:
+        _forget_mail(user, source, message or [], before, ledger, yes, store, json)
+        return
     if source is not None and user is None:
         users = _lines(source)
     elif source is None and user is not None:
@@ -310,18 +345,66 @@ def forget(
         typer.confirm(f"Delete every generation of {whose}?", abort=True, err=True)
     with open_store(store) as opened:
         had_model = sum([opened.forget(one) for one in users])
+        had_mail = _drop_from_ledgers(ledger_folder(ledger, opened), users)
     if source is not None:
         if json:
             print_json({"users": len(users), "had_model": had_model})
         else:
             stderr.print(f"forgot {len(users)} users; {had_model} of them had a model")
         return
-    if user is not None and not had_model:
+    if user is not None and not had_model and not had_mail:
         raise no_model()
     if json:
         print_json({"user": user, "forgotten": True})
         return
     stderr.print("forgotten")
+
+
+def _forget_mail(
+    user: str | None,
+    source: Path | None,
+    message_ids: list[str],
+    before: str | None,
+    ledger: Path | None,
+    yes: bool,
+    store: str | None,
+    json: bool,
+) -> None:
+    from builders.forgetting import forget_mail
+
+    if user is None or source is not None:
+        raise ArgumentError("--message and --before are of one user: name one, without --from")
+    when = _time(before) if before is not None else None
+    if not yes:
+        typer.confirm("Delete this mail from the user's model for good?", abort=True, err=True)
+    with open_store(store) as opened:
+        folder = ledger_folder(ledger, opened)
+        done = forget_mail(opened, folder, user, message_ids=message_ids, before=when)
+    if json:
+        print_json({"user": user, "messages": done.messages, "generation": done.generation})
+        return
+    stderr.print(
+        f"{done.messages} messages forgotten; "
+        + (f"generation {done.generation} is published" if done.generation else "no mail is left")
+    )
+
+
+def _drop_from_ledgers(folder: Path, users: list[str]) -> int:
+    if not folder.exists():
+        return 0
+    from builders.ledgers import drop_users
+
+    return drop_users(folder, users)
+
+
+def _time(text: str) -> float:
+    try:
+        found = datetime.fromisoformat(text)
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        raise ArgumentError(
+            f"{text!r} is no day: write 2024-12-31, or 2024-12-31T18:00+01:00"
+        ) from None
 
 
 def _lines(source: Path) -> list[str]:

@@ -83,18 +83,19 @@ def register(app: typer.Typer) -> None:
 
 
 def build(
+    vocab: VocabOption,
     sources: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
-            metavar="SOURCE",
+            metavar="[SOURCE]...",
             help="Mail: an mbox (also gzipped, also Gmail Takeout), a maildir, a directory of "
             ".eml, JSON lines (.jsonl, .jsonl.gz: user, message_id, date, from, to, subject, and "
             "body or raw), or Parquet with those columns; with --runner spark the last two, from "
-            "any file system that Hadoop reads.",
+            "any file system that Hadoop reads. Without any the ledger's mail and learned messages "
+            "are built.",
             show_default=False,
         ),
-    ],
-    vocab: VocabOption,
+    ] = None,
     order: Annotated[int, typer.Option(min=1, max=5, help="Longest n-grams.")] = 3,
     user: UserOption = None,
     me: MeOption = None,
@@ -195,6 +196,7 @@ def build(
     from builders.report import Report
     from builders.report_files import ReportFiles
 
+    sources = sources or []
     settings = Settings(order, split_list(languages), split_list(keep), max_bytes, min_messages)
     span = seconds(window) if window is not None else None
     _check_runner(
