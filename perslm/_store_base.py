@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -14,7 +15,15 @@ from perslm import _store_scripts as scripts
 from perslm._connection import Connection
 from perslm._store_errors import FAILURES
 from perslm._store_keys import DEFAULT_TENANT, check_tenant
-from perslm._store_types import INFO_FIELDS, Head, Pending, Stored, UserInfo, info_values
+from perslm._store_types import (
+    INFO_FIELDS,
+    Head,
+    Pending,
+    Stored,
+    UserInfo,
+    info_values,
+    unpacked,
+)
 from perslm.encryption import (
     DamagedKeyError,
     DataKey,
@@ -41,6 +50,7 @@ _READING: Final = (
 _OF_EVERYBODY: Final = (
     scripts.RULES, scripts.SET_RULES, scripts.RESEAL, scripts.SNAPSHOT_RULES, scripts.RESTORE_RULES,
 )  # fmt: skip
+_INFO: Final = [scripts.FIELDS[name] for name in INFO_FIELDS]
 _HEADS_AT_ONCE: Final = 500
 
 
@@ -121,7 +131,7 @@ class Base:
         """Return what a build of ``user`` that begins now must publish against."""
         generation, fence, _, _, *rest = self._script(scripts.HEAD, user)
         pending, left, rules, digest = rest
-        return Head(generation, fence, pending, digest.decode(), rules.decode(), _since(left))
+        return Head(generation, fence, pending, unpacked(digest), rules.decode(), _since(left))
 
     def heads(self, users: Sequence[str]) -> list[Head]:
         """Return the ``head`` of each of many users, in few round trips.
@@ -140,9 +150,12 @@ class Base:
                 return lines
 
             for line in self._connection.run(ask):
-                *numbers, rules, digest = line.decode().split(" ")
+                *numbers, rules, digest = line.split(b" ", 5)
                 generation, fence, pending, left = map(int, numbers)
-                found.append(Head(generation, fence, pending, digest, rules, _since(left)))
+                since = _since(left)
+                found.append(
+                    Head(generation, fence, pending, unpacked(digest), rules.decode(), since)
+                )
         return found
 
     def fetch(self, user: str, *, generation: int | None = None) -> Stored | None:
@@ -155,14 +168,9 @@ class Base:
         """
         if generation is not None and generation < 1:
             raise ArgumentError(f"generations count from 1, got {generation}")
-        values = self._script(scripts.FETCH, user, generation or 0, *INFO_FIELDS, "blob")
+        values = self._script(scripts.FETCH, user, generation or 0, *_INFO, scripts.FIELDS["blob"])
         if values is None:
             return None
-        if values == b"lost":
-            raise StoreError(
-                "the store has lost a published model: it must not evict keys "
-                "(maxmemory-policy noeviction); build the user again"
-            )
         key, coming, (*rest, stored), waiting, ruled = values
         info = info_values(user, rest)
         blob = decrypted(self._master_keys, stored, info[1], self._place(user), key, coming)
@@ -186,7 +194,7 @@ class Base:
         return sorted(found, key=lambda message: (message.sent, message.mark))
 
     def _listed(self, user: str) -> tuple[int, dict[int, UserInfo]]:
-        current, *rows = self._script(scripts.LIST, user, *INFO_FIELDS)
+        current, *rows = self._script(scripts.LIST, user, *_INFO)
         found = (UserInfo(*info_values(user, row)) for row in rows)
         return current, {info.generation: info for info in found}
 
@@ -331,3 +339,8 @@ class Base:
 def _since(milliseconds: int) -> float | None:
     """Return how long ago a fence was put up that stays so long; None if there is none."""
     return FENCE_SECONDS - milliseconds / 1000 if milliseconds >= 0 else None
+
+
+def new_nonce() -> bytes:
+    """Return what a publish is known again by, if its reply is lost."""
+    return secrets.token_bytes(8)

@@ -56,9 +56,9 @@ def of_user(namespace: str, user: str) -> list[str]:
 
 
 def of_heads(namespace: str, user: str) -> list[str]:
-    """Return a user's keys as HEADS has them: head, fence, pending, rules, slots."""
-    head, fence, *slots, pending, rules = of_user(namespace, user)
-    return [head, fence, pending, rules, *slots]
+    """Return a user's keys as HEADS has them: head, fence, pending, rules."""
+    head, fence, *_, pending, rules = of_user(namespace, user)
+    return [head, fence, pending, rules]
 
 
 def heads(namespace: str) -> str:

@@ -6,15 +6,14 @@ How they count is in ``perslm.learned``, what rules mean in ``perslm.rules``.
 from __future__ import annotations
 
 import time
-import uuid
 import zlib
 from secrets import token_hex
 from typing import TYPE_CHECKING, Final
 
 from perslm import _store_keys as keys
 from perslm import _store_scripts as scripts
-from perslm._store_base import TOO_BUSY, TRIES, Base
-from perslm._store_types import Pending
+from perslm._store_base import TOO_BUSY, TRIES, Base, new_nonce
+from perslm._store_types import Pending, packed, packed_info, unpacked
 from perslm.encryption import sealed
 from perslm.errors import (
     ArgumentError,
@@ -72,18 +71,19 @@ class Learning(Base):
             words: list[str | bytes | int | float] = []
             if base is not None:
                 new = self.head(user).fence + 1
-                words = [
-                    "blob", base if key is None else key.encrypt(base, new), "previous", 0,
-                    "bytes", len(base), "created", time.time(), "source_digest", "", "messages", 0,
-                    "tokens", 0, "vocabulary", vocabulary, "nonce", uuid.uuid4().hex,
-                ]  # fmt: skip
+                stored = base if key is None else key.encrypt(base, new)
+                words = packed_info(
+                    {"blob": stored, "previous": 0, "bytes": len(base), "created": time.time(),
+                     "source_digest": "", "messages": 0, "tokens": 0, "vocabulary": vocabulary,
+                     "nonce": new_nonce()}
+                )  # fmt: skip
             verdict, found = self._script(
                 scripts.ADD,
                 user,
                 "" if fence is None else fence,
                 keys.channel(self._installation),
                 MOST_PENDING,
-                vocabulary,
+                packed(vocabulary),
                 b"" if key is None else key.wrapped,
                 message.mark,
                 data if key is None else key.encrypt(data, message.mark),
@@ -96,7 +96,7 @@ class Learning(Base):
             if verdict == b"opted out":
                 raise OptedOutError
             if verdict == b"vocabulary":
-                raise VocabularyMismatchError(found.decode(), vocabulary)
+                raise VocabularyMismatchError(unpacked(found), vocabulary)
             if verdict == b"full":
                 raise TooManyPendingError(MOST_PENDING)
             if verdict == b"encrypted":

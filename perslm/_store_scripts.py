@@ -1,7 +1,11 @@
 """What runs inside the server: one Lua script for every operation on a user.
 
 ``perslm.store`` describes the keys and the rules; it sends each script whole (EVAL), with all keys
-of the user declared: KEYS = head, fence, slot 0 … slot 7, pending, rules.
+of the user declared: KEYS = head, fence, slot 0 … slot 7, pending, rules. The fields of a head and
+of a slot have names of one letter, which a hundred million users have a hundred million times:
+``FIELDS`` has those of a generation; a head has also the fence ``f`` (absent: 0), and of an
+encrypted user the data key ``k``, and ``c``, the one that a PROTECT which was cut short had begun
+to use.
 
 A change is announced (``KIND GENERATION HEAD`` on the channel) before the first write, so that a
 server that forbids it changes nothing. Nobody can read the user's keys until the script has ended.
@@ -13,17 +17,32 @@ from typing import Final
 
 from perslm._store_keys import SLOTS
 
+FIELDS: Final = {
+    "generation": "g",
+    "previous": "p",
+    "bytes": "s",
+    "created": "t",
+    "source_digest": "d",
+    "messages": "m",
+    "tokens": "w",
+    "vocabulary": "v",
+    "nonce": "n",
+    "blob": "b",
+}
+_ALL: Final = ", ".join(f"'{letter}'" for letter in FIELDS.values())
+
 # A pointer below the fence does not count: a deletion that was cut short put up the fence first.
-# ``key`` is the wrapped data key of a user whose models are encrypted, else false; ``coming`` the
-# one that a PROTECT which was cut short had begun to use.
+# ``key`` is the wrapped data key of a user whose models are encrypted, else false.
 _PRELUDE: Final = f"""
-local head = redis.call('HMGET', KEYS[1], 'generation', 'fence', 'key', 'coming')
+local head = redis.call('HMGET', KEYS[1], 'g', 'f', 'k', 'c')
 local generation, fence = tonumber(head[1] or 0), tonumber(head[2] or 0)
 local raised = tonumber(redis.call('GET', KEYS[2]) or 0)
 if raised > fence then generation, fence = 0, raised end
 local key, coming = generation > 0 and head[3], generation > 0 and head[4]
 local PENDING, RULES, LAST = KEYS[{SLOTS + 3}], KEYS[{SLOTS + 4}], {SLOTS + 2}
 local function slot(number) return KEYS[3 + number % {SLOTS}] end
+local function at(number) return number == generation and KEYS[1] or slot(number) end
+local function has(number) return tonumber(redis.call('HGET', at(number), 'g') or 0) == number end
 local function id(wrapped) return string.sub(wrapped, 6, 21) end
 """
 
@@ -36,41 +55,35 @@ HEAD: Final = (
 local rules = redis.call('HGET', RULES, 'revision') or ''
 local left = redis.call('PTTL', KEYS[2])
 if generation == 0 then return {0, fence, '', '', 0, left, rules, ''} end
-local digest = redis.call('HGET', slot(generation), 'source_digest') or ''
+local digest = redis.call('HGET', KEYS[1], 'd') or ''
 local pending = redis.call('HLEN', PENDING)
 return {generation, fence, key or '', coming or '', pending, left, rules, digest}
 """
 )
 
 # The same for many users in a pipeline, without the keys; as one line, which is parsed sooner.
-# KEYS = head, fence, pending, rules, slot 0 … slot 7.
-HEADS: Final = f"""
-local head = redis.call('HMGET', KEYS[1], 'generation', 'fence')
+# KEYS = head, fence, pending, rules.
+HEADS: Final = """
+local head = redis.call('HMGET', KEYS[1], 'g', 'f', 'd')
 local generation, fence = tonumber(head[1] or 0), tonumber(head[2] or 0)
 local raised = tonumber(redis.call('GET', KEYS[2]) or 0)
 if raised > fence then generation, fence = 0, raised end
 local rules = redis.call('HGET', KEYS[4], 'revision') or ''
 local left = redis.call('PTTL', KEYS[2])
 if generation == 0 then return '0 ' .. fence .. ' 0 ' .. left .. ' ' .. rules .. ' ' end
-local digest = redis.call('HGET', KEYS[5 + generation % {SLOTS}], 'source_digest') or ''
 local pending = redis.call('HLEN', KEYS[3])
-return table.concat({{generation, fence, pending, left, rules, digest}}, ' ')
+return table.concat({generation, fence, pending, left, rules, head[3] or ''}, ' ')
 """
 
-# ARGV: wanted generation or 0, fields. Reply: nil, 'lost', or the two data keys ('': none), the
+# ARGV: wanted generation or 0, fields. Reply: nil, or the two data keys ('': none), the
 # fields' values and, with 0, marks and values of the pending messages, and the rules.
 FETCH: Final = (
     _PRELUDE
     + """
 local wanted = tonumber(ARGV[1])
-local current = wanted == 0 or wanted == generation
-if current then wanted = generation end
-if generation == 0 then return false end
-if tonumber(redis.call('HGET', slot(wanted), 'generation') or 0) ~= wanted then
-  if current then return 'lost' end
-  return false
-end
-local fields, pending, rules = redis.call('HMGET', slot(wanted), unpack(ARGV, 2)), {}, {}
+if wanted == 0 then wanted = generation end
+if generation == 0 or not has(wanted) then return false end
+local fields, pending, rules = redis.call('HMGET', at(wanted), unpack(ARGV, 2)), {}, {}
 if ARGV[1] == '0' then
   pending = redis.call('HGETALL', PENDING)
   rules = redis.call('HMGET', RULES, 'out', 'rules', 'revision')
@@ -79,7 +92,8 @@ return {key or '', coming or '', fields, pending, rules}
 """
 )
 
-# ARGV: fields. Reply: current generation, then the fields' values of every slot in use.
+# ARGV: fields. Reply: current generation, then the fields' values of every slot in use, and last
+# those of the head.
 LIST: Final = (
     _PRELUDE
     + """
@@ -90,6 +104,7 @@ if generation > 0 then
       found[#found + 1] = redis.call('HMGET', KEYS[i], unpack(ARGV))
     end
   end
+  found[#found + 1] = redis.call('HMGET', KEYS[1], unpack(ARGV))
 end
 return found
 """
@@ -99,28 +114,26 @@ return found
 # stays), channel, what to announce, data key that the blob is encrypted with or '', data key that
 # this one may replace or '', how many marks of pending messages the blob has, and these, then
 # field, value, …. Without fields: publish again what the parent replaced. Reply: verdict,
-# generation. The first write is one that a full memory refuses; after it, the server lets a script
-# finish. Pending messages go after the pointer was swapped: a script that was cut short between
-# has them twice until it is repeated, never not at all. Where the data key was damaged, or a
-# deletion was cut short, none can be read or may stay.
+# generation. What is replaced is copied to its slot, then one write puts the new in its place. The
+# first write is one that a full memory refuses; after it, the server lets a script finish. Pending
+# messages go last: a script that was cut short before has them twice until it is repeated, never
+# not at all. Where the data key was damaged, or a deletion was cut short, none can be read or may
+# stay.
 PUBLISH: Final = (
     _PRELUDE
+    + f"""
+local ALL = {{{_ALL}}}
+"""
     + """
 local parent, parent_fence, nonce, keep = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local given, folded = ARGV[7], tonumber(ARGV[9])
 local new = math.max(parent, parent_fence) + 1
 local function settle()
   if folded > 0 then redis.call('HDEL', PENDING, unpack(ARGV, 10, 9 + folded)) end
-  if keep == '-1' then
-    for i = 3, LAST do
-      if KEYS[i] ~= slot(new) then redis.call('DEL', KEYS[i]) end
-    end
-  elseif parent > 0 then
-    redis.call('EXPIRE', slot(parent), keep)
-  end
+  if keep == '-1' then redis.call('DEL', unpack(KEYS, 3, LAST)) end
 end
-if generation >= new and redis.call('HGET', slot(new), 'nonce') == nonce then
-  redis.call('HSET', slot(new), 'nonce', nonce)  -- a write, which replicas can confirm
+if generation >= new and has(new) and redis.call('HGET', at(new), 'n') == nonce then
+  redis.call('HSET', at(new), 'n', nonce)  -- a write, which replicas can confirm
   if generation == new then settle() end
   return {'published', new}
 end
@@ -131,24 +144,28 @@ if key and given == '' then return {'encrypted', generation} end
 if key and id(key) ~= id(given) and key ~= ARGV[8] then return {'rekeyed', generation} end
 local fields = {unpack(ARGV, 10 + folded)}
 if #fields == 0 then
-  local previous = tonumber(redis.call('HGET', slot(parent), 'previous') or 0)
-  local found = tonumber(redis.call('HGET', slot(previous), 'generation') or 0)
-  if previous == 0 or found ~= previous then return {'nothing', generation} end
+  local previous = tonumber(redis.call('HGET', KEYS[1], 'p') or 0)
+  if previous == 0 or not has(previous) then return {'nothing', generation} end
   local stored = redis.call('HGETALL', slot(previous))
   for i = 1, #stored, 2 do
-    if stored[i] ~= 'generation' and stored[i] ~= 'nonce' then
+    if stored[i] ~= 'g' and stored[i] ~= 'n' then
       fields[#fields + 1], fields[#fields + 2] = stored[i], stored[i + 1]
     end
   end
 end
 redis.call('PUBLISH', ARGV[5], ARGV[6] .. ' ' .. new .. ' ' .. KEYS[1])
-redis.call('HSET', slot(new), 'generation', new, 'nonce', nonce, unpack(fields))
-redis.call('PERSIST', slot(new))
-local pointer = {'generation', new, 'fence', fence}
-if given ~= '' and not (key and id(key) == id(given)) then
-  pointer[5], pointer[6] = 'key', given
+if parent > 0 and keep ~= '-1' then
+  local kept, words = redis.call('HMGET', KEYS[1], unpack(ALL)), {}
+  for i, value in ipairs(kept) do
+    words[#words + 1], words[#words + 2] = ALL[i], value or ''
+  end
+  redis.call('HSET', slot(parent), unpack(words))
+  redis.call('EXPIRE', slot(parent), keep)
 end
-redis.call('HSET', KEYS[1], unpack(pointer))
+local function add(name, value) fields[#fields + 1], fields[#fields + 2] = name, value end
+if fence > 0 then add('f', fence) end
+if given ~= '' and not (key and id(key) == id(given)) then add('k', given) end
+redis.call('HSET', KEYS[1], 'g', new, 'n', nonce, unpack(fields))
 if parent == 0 or key and id(key) ~= id(given) then redis.call('DEL', PENDING) end
 settle()
 return {'published', new}
@@ -170,7 +187,7 @@ if first then
 else
   if key and given == '' then return {'encrypted', generation} end
   if given ~= '' and not (key and id(key) == id(given)) then return {'rekeyed', generation} end
-  local vocabulary = redis.call('HGET', slot(generation), 'vocabulary')
+  local vocabulary = redis.call('HGET', KEYS[1], 'v')
   if vocabulary ~= ARGV[4] then return {'vocabulary', vocabulary or ''} end
   if redis.call('HEXISTS', PENDING, mark) == 1 then
     redis.call('HSET', PENDING, mark, ARGV[7])  -- a write, which replicas can confirm
@@ -181,17 +198,17 @@ else
 end
 local new = first and fence + 1 or generation
 redis.call('PUBLISH', ARGV[2], 'learn ' .. new .. '.' .. (known + 1) .. ' ' .. KEYS[1])
-if first then
-  redis.call('HSET', slot(new), 'generation', new, unpack(ARGV, 8))
-  redis.call('PERSIST', slot(new))
-  redis.call('DEL', PENDING)
+if not first then
+  redis.call('HSET', PENDING, mark, ARGV[7])
+  return {'added', new}
 end
+local fields = {unpack(ARGV, 8)}
+local function add(name, value) fields[#fields + 1], fields[#fields + 2] = name, value end
+if fence > 0 then add('f', fence) end
+if given ~= '' then add('k', given) end
+redis.call('HSET', KEYS[1], 'g', new, unpack(fields))
+redis.call('DEL', PENDING)
 redis.call('HSET', PENDING, mark, ARGV[7])
-if first then
-  local pointer = {'generation', new, 'fence', fence}
-  if given ~= '' then pointer[5], pointer[6] = 'key', given end
-  redis.call('HSET', KEYS[1], unpack(pointer))
-end
 return {'added', new}
 """
 )
@@ -237,7 +254,7 @@ REWRAP: Final = (
     _PRELUDE
     + """
 if not key or key ~= ARGV[1] and key ~= ARGV[2] then return 0 end
-redis.call('HSET', KEYS[1], 'key', ARGV[2])
+redis.call('HSET', KEYS[1], 'k', ARGV[2])
 return 1
 """
 )
@@ -255,23 +272,22 @@ if (key or '') ~= ARGV[1] or coming and coming ~= ARGV[2] then return 0 end
 local blobs, messages, last = {}, {}, 3 + 2 * tonumber(ARGV[3])
 for i = 4, last, 2 do blobs[tonumber(ARGV[i])] = ARGV[i + 1] end
 for i = last + 1, #ARGV, 2 do messages[ARGV[i]] = ARGV[i + 1] end
+if not blobs[generation] then return 0 end
 for i = 3, LAST do
-  local found = tonumber(redis.call('HGET', KEYS[i], 'generation') or 0)
-  if found > 0 and found <= generation and not blobs[found] then return 0 end
+  local found = tonumber(redis.call('HGET', KEYS[i], 'g') or 0)
+  if found > 0 and found < generation and not blobs[found] then return 0 end
 end
 local pending = redis.call('HKEYS', PENDING)
 for _, mark in ipairs(pending) do
   if not messages[mark] then return 0 end
 end
-redis.call('HSET', KEYS[1], 'coming', ARGV[2])
+redis.call('HSET', KEYS[1], 'c', ARGV[2])
 for number, blob in pairs(blobs) do
-  if tonumber(redis.call('HGET', slot(number), 'generation') or 0) == number then
-    redis.call('HSET', slot(number), 'blob', blob)
-  end
+  if has(number) then redis.call('HSET', at(number), 'b', blob) end
 end
 for _, mark in ipairs(pending) do redis.call('HSET', PENDING, mark, messages[mark]) end
-redis.call('HSET', KEYS[1], 'key', ARGV[2])
-redis.call('HDEL', KEYS[1], 'coming')
+redis.call('HSET', KEYS[1], 'k', ARGV[2])
+redis.call('HDEL', KEYS[1], 'c')
 return 1
 """
 )
@@ -297,8 +313,8 @@ return 0
 )
 
 # Reply: the head's fields and values; those of the pending messages and of the rules; then for
-# every slot in use the seconds that it has left (-1: for ever), and its fields and values. Without
-# a model there are rules at most.
+# every slot in use the seconds that it has left, and its fields and values. Without a model there
+# are rules at most.
 SNAPSHOT: Final = (
     _PRELUDE
     + """
@@ -316,8 +332,8 @@ return found
 
 # ARGV: what the fence is raised by above the generation, how many words the head has and these, the
 # same of pending messages and of rules, then for every slot its seconds, how many words and these.
-# Reply: what was found or done. Rules are put where there are none. The pointer is written last, so
-# that a script that was cut short can be repeated.
+# Reply: what was found or done. Rules are put where there are none. The head is written last, in
+# one write, so that a script that was cut short can be repeated.
 RESTORE: Final = (
     _PRELUDE
     + """
@@ -347,12 +363,13 @@ while at <= #ARGV do
   local seconds = tonumber(ARGV[at])
   at = at + 1
   from, to = words()
-  local number = tonumber(ARGV[place(from, to, 'generation')])
+  local number = tonumber(ARGV[place(from, to, 'g')])
   put(slot(number), from, to)
   if seconds >= 0 then redis.call('EXPIRE', slot(number), seconds) end
 end
-ARGV[place(pointer, pointed, 'fence')] = ARGV[place(pointer, pointed, 'generation')] + ARGV[1]
-put(KEYS[1], pointer, pointed)
+local words = {unpack(ARGV, pointer, pointed)}
+words[#words + 1], words[#words + 2] = 'f', ARGV[place(pointer, pointed, 'g')] + ARGV[1]
+redis.call('HSET', KEYS[1], unpack(words))
 return 'restored'
 """
 )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
 
+from perslm._store_scripts import FIELDS
 from perslm.errors import ArgumentError, BlobError
 from perslm.vocabulary import Sequence
 
@@ -21,6 +24,7 @@ INFO_FIELDS: Final = (
 MARK_BYTES: Final = 64
 MESSAGE_BYTES: Final = 1 << 16  # of one pending message, as it is stored: some 20,000 words
 _LIMIT: Final = 1 << 32
+_DIGEST_BYTES: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +132,34 @@ def info_values(
     """Return the values of ``INFO_FIELDS`` with their types, in the order of ``UserInfo``."""
     generation, previous, size, created, digest, messages, tokens, vocabulary = values
     return (
-        user, int(generation), int(previous), int(size), float(created), digest.decode(),
-        int(messages), int(tokens), vocabulary.decode(),
+        user, int(generation), int(previous), int(size), int(created) / 1000, unpacked(digest),
+        int(messages), int(tokens), unpacked(vocabulary),
     )  # fmt: skip
+
+
+def packed_info(fields: Mapping[str, Any]) -> list[Any]:
+    """Return names and values of a generation's fields as they are stored, times in ms."""
+    words: list[Any] = []
+    for name, value in fields.items():
+        if name == "created":
+            value = round(value * 1000)
+        elif name in ("source_digest", "vocabulary"):
+            value = packed(value)
+        words += [FIELDS[name], value]
+    return words
+
+
+def packed(digest: str) -> bytes:
+    """Return a digest of 32 hexadecimal digits as 16 bytes; other text as it is."""
+    if re.fullmatch("[0-9a-f]{32}", digest):
+        return bytes.fromhex(digest)
+    data = digest.encode()
+    return b"\0" + data if len(data) == _DIGEST_BYTES or data.startswith(b"\0") else data
+
+
+def unpacked(data: bytes) -> str:
+    """Return the text that :func:`packed` was given."""
+    return data.hex() if len(data) == _DIGEST_BYTES else data.removeprefix(b"\0").decode()
 
 
 def _is_sound(message: Pending) -> bool:

@@ -6,9 +6,9 @@ with their wrapped data keys. A user is copied at one moment, different users at
 The file is ``perslm backup 2\\n``, then maps in MessagePack: of every vocabulary ``tenant``,
 ``fingerprint`` and ``data``; of everybody's rules ``tenant`` and ``rules`` (fields and values); of
 every user ``tenant``, ``user``, ``head``, ``pending`` and ``rules`` (fields and values) and
-``slots``, a list of ``seconds`` left to live (−1: for ever) and ``fields``; and last ``users``,
+``slots``, a list of ``seconds`` left to live and ``fields``; and last ``users``,
 ``vocabularies`` and ``crc``, the CRC-32 of all before it. Who has rules and no model has an empty
-head. Files of version 1, without ``pending`` and ``rules``, are read as well.
+head. Files of version 1, where the head had no model, only its number, are read as well.
 
 **Restoring** leaves what is there: users that have a model, and users who were deleted (their fence
 stands), so that it can be repeated, and those deleted after the backup can be kept away by deleting
@@ -29,6 +29,7 @@ import msgpack
 from perslm import _store_keys as keys
 from perslm import _store_scripts as scripts
 from perslm._files import replacing
+from perslm._store_types import packed_info
 from perslm.errors import SourceError
 from perslm.store import Store
 
@@ -151,6 +152,8 @@ def _put_vocabulary(store: Store, fingerprint: str, data: bytes) -> None:
 
 
 def _put(store: Store, record: dict[str, Any]) -> bytes:
+    if "rules" not in record:
+        record = _of_version_1(record)
     words: list[Any] = [_LEAP]
     for name in ("head", "pending", "rules"):
         fields = record.get(name, [])
@@ -159,6 +162,25 @@ def _put(store: Store, record: dict[str, Any]) -> bytes:
         words += [slot["seconds"], len(slot["fields"]), *slot["fields"]]
     verdict: bytes = store._script(scripts.RESTORE, record["user"], *words)
     return verdict
+
+
+def _of_version_1(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a user's record as it is written now: names were words, and digests were digits."""
+    head = dict(zip(record["head"][::2], record["head"][1::2], strict=True))
+    slots = []
+    found: list[Any] = []
+    for slot in record["slots"]:
+        fields = dict(zip(slot["fields"][::2], slot["fields"][1::2], strict=True))
+        named = {name.decode(): value for name, value in fields.items()}
+        named |= {name: named[name].decode() for name in ("source_digest", "vocabulary")}
+        words = packed_info(named | {"created": float(named["created"])})
+        if fields[b"generation"] == head[b"generation"]:
+            found = words
+        else:
+            slots.append({"seconds": slot["seconds"], "fields": words})
+    keys_of_it = ((name, letter) for name, letter in ((b"key", "k"), (b"coming", "c")))
+    found += [word for name, letter in keys_of_it if name in head for word in (letter, head[name])]
+    return {**record, "head": found, "slots": slots}
 
 
 def _packed(value: dict[str, Any]) -> bytes:

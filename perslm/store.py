@@ -15,11 +15,12 @@ comes last because Kvrocks can only search for prefixes.
 ===========================  ======  ========================================  ====================
 key                          type    holds                                     lives
 ===========================  ======  ========================================  ====================
-``perslm:head:{<user>}``     hash    ``generation``, ``fence``: the pointer;   while published
-                                     ``key``: the data key, if encrypted
-``perslm:slot:{<user>}:i``   hash    generation n, where i = n mod 8: its      current: for ever,
-                                     ``blob``, ``generation``, ``previous``,   superseded: 7 days,
-                                     ``nonce``, and what ``UserInfo`` shows    at most 7 of them
+``perslm:head:{<user>}``     hash    the generation that is published: its     while published
+                                     blob, number, nonce, what it replaced,
+                                     and what ``UserInfo`` shows; the fence;
+                                     the data key, if encrypted
+``perslm:slot:{<user>}:i``   hash    the replaced generation n, where          7 days, at most 8
+                                     i = n mod 8                               of them
 ``perslm:fence:{<user>}``    string  the fence that a deletion put up          30 days after it
 ``perslm:pending:{<user>}``  hash    learned messages, by their mark           until a build's
 ``perslm:rules:{<user>}``    hash    ``out``: the user wants no model;         until set anew;
@@ -30,10 +31,13 @@ key                          type    holds                                     l
 ``perslm:vocabulary``        string  the fingerprint that was put here last    until the next
 ===========================  ======  ========================================  ====================
 
-**Atomic.** Every operation on a user is one script over that fixed set of keys, all declared. A
-new generation is written beside the old, and swapping the pointer is the one write that publishes
-it; so readers see one whole generation, in one round trip, even on a server where a crash can cut
-a script short.
+**Small.** Of a user who is built once there is one key, in which everything but the blob takes some
+190 bytes, the id among them, where the server keeps small hashes in one piece up to 64 KiB
+(``hash-max-listpack-value 65536``, which the embedded server has).
+
+**Atomic.** Every operation on a user is one script over that fixed set of keys, all declared. The
+old generation is copied aside, and one write puts the new one in its place; so readers see one
+whole generation, in one round trip, even on a server where a crash can cut a script short.
 
 **Generations.** Numbers only grow. A rollback publishes the earlier model again under a new number,
 so that "newer number" always means "take this one" to caches and ETags. Each generation remembers
@@ -76,17 +80,16 @@ from __future__ import annotations
 
 import os
 import time
-import uuid
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Final, Literal
 
 from perslm import _store_keys as keys
 from perslm import _store_scripts as scripts
 from perslm._changes import Change, Changes
-from perslm._store_base import FENCE_SECONDS, TOO_BUSY, TRIES
+from perslm._store_base import FENCE_SECONDS, TOO_BUSY, TRIES, new_nonce
 from perslm._store_keys import DEFAULT_TENANT, USER_ID_BYTES, check_tenant
 from perslm._store_learning import MOST_PENDING, VOCABULARY_BYTES, Learning
-from perslm._store_types import INFO_FIELDS, Head, Pending, Stored, UserInfo
+from perslm._store_types import INFO_FIELDS, Head, Pending, Stored, UserInfo, packed_info
 from perslm.encryption import MasterKeys
 from perslm.errors import (
     ArgumentError,
@@ -340,7 +343,7 @@ class Store(Learning):
         alone: bool = False,
     ) -> int:
         """Publish ``blob``, or without one what ``parent`` replaced, as it is in the store."""
-        nonce = uuid.uuid4().hex
+        nonce = new_nonce()
         for _ in range(TRIES):
             words: list[str | int | float | bytes] = []
             key, replaces = None, b""
@@ -350,11 +353,7 @@ class Store(Learning):
                 key, replaces = self._data_key(user)
                 new = max(parent.generation, parent.fence) + 1
                 stored = blob if key is None else key.encrypt(blob, new)
-                words = [
-                    "blob",
-                    stored,
-                    *(word for pair in (fields or {}).items() for word in pair),
-                ]
+                words = packed_info({"blob": stored, **(fields or {})})
             verdict, generation = self._script(
                 scripts.PUBLISH,
                 user,

@@ -136,7 +136,7 @@ def test_a_rotation_that_is_killed_leaves_all_readable_and_goes_on(
             publish(store, user)
 
         def keys() -> list[Any]:
-            return [raw_store.hget(f"perslm:head:{{{user}}}", "key") for user in USERS]
+            return [raw_store.hget(f"perslm:head:{{{user}}}", "k") for user in USERS]
 
         for changed in (1, 20, 100):
             before = keys()

@@ -430,8 +430,7 @@ def test_a_blob_mended_in_its_place_is_found(store: Store, raw_store: redis.Redi
     clock, counting = Clock(), Counting(store)
     cache = ModelCache(counting, settings(fresh_seconds=1.0), clock=clock)
     assert cache.get(BROKEN).model.reason == "bad_blob"
-    slot = f"perslm:slot:{{{BROKEN}}}:1"
-    raw_store.hset(slot, "blob", blob_of(MAIL))
+    raw_store.hset(f"perslm:head:{{{BROKEN}}}", "b", blob_of(MAIL))
     clock.now += 1.0
     assert cache.get(BROKEN).model.reason == "bad_blob"
     assert counting.fetches == 1  # not at every step

@@ -88,11 +88,11 @@ def test_without_keys_or_with_moved_models_nobody_is_harmed(
         assert caller("DELETE", PATH).status == 204, "to delete takes no keys"
         caller.close()
     publish(sealed, USER, blob_of(MAIL))
-    generation = sealed.head(USER).generation
-    slot = f"perslm:slot:{{{USER}}}:{generation % 8}"
     with running(settings(), sealed) as url:
         assert ask(url, {"top_k": 3})["reason"] == "ok"
-        raw_store.hset(slot, "blob", raw_store.hget(f"perslm:slot:{{{OTHER}}}:1", "blob") or b"")
+        others = raw_store.hget(f"perslm:head:{{{OTHER}}}", "b")
+        assert isinstance(others, bytes)
+        raw_store.hset(f"perslm:head:{{{USER}}}", "b", others)
     with running(settings(), sealed) as url:  # one that has not loaded it before
         harmless(url)
 

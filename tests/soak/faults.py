@@ -181,13 +181,13 @@ class Faults:
                 self._ledger.damage(owner, float("inf"))
                 others = [other for other in encrypted if other != blob]
                 if owner[0] == ENCRYPTED and others and self._random.random() < 0.6:
-                    damaged = self._earlier(owner, key) or self._random.choice(others)
+                    damaged = self._earlier(owner) or self._random.choice(others)
                 else:
                     damaged = self._damage(blob)
-                client.hset(key, "blob", damaged)
+                client.hset(key, "b", damaged)
             yield
             for _, key, blob in sound:
-                client.hset(key, "blob", blob)
+                client.hset(key, "b", blob)
         finally:
             for owner in held:
                 self._ledger.damage(owner, time.monotonic() + SETTLING + PROMISE)
@@ -204,20 +204,18 @@ class Faults:
         client = self._pair.primary.client
         found = []
         for owner in owners:
-            generation = client.hget(_key(owner, "head"), "generation")
-            if generation is not None:
-                key = f"{_key(owner, 'slot')}:{int(generation) % _SLOTS}"
-                blob = client.hget(key, "blob")
-                assert blob is not None
+            key = _key(owner, "head")
+            blob = client.hget(key, "b")
+            if blob is not None:
                 found.append((owner, key, blob))
         return found
 
-    def _earlier(self, owner: Owner, key: str) -> bytes | None:
+    def _earlier(self, owner: Owner) -> bytes | None:
         """Return the blob of another generation of the user, if one is kept."""
         for slot in range(_SLOTS):
             other = f"{_key(owner, 'slot')}:{slot}"
-            blob = self._pair.primary.client.hget(other, "blob")
-            if other != key and blob is not None:
+            blob = self._pair.primary.client.hget(other, "b")
+            if blob is not None:
                 return bytes(blob)
         return None
 

@@ -66,14 +66,17 @@ def read_as_described(
     content = json.loads(file.read_text())
     masters = {key["id"]: base64.b64decode(key["key"]) for key in content["keys"]}
     place = namespace.encode() + b"\0" + user.encode()
-    wrapped = raw.hget(f"{namespace}:head:{{{user}}}", "key")
+    wrapped = raw.hget(f"{namespace}:head:{{{user}}}", "k")
     assert isinstance(wrapped, bytes)
     assert len(wrapped) == 89
     assert wrapped[:5] == b"pslk\x01"
     master = AESGCM(masters[wrapped[21:29].hex()])
     data_key = master.decrypt(wrapped[29:41], wrapped[41:], wrapped[:21] + place)
     assert len(data_key) == 32
-    blob = raw.hget(f"{namespace}:slot:{{{user}}}:{generation % 8}", "blob")
+    place_of_it = f"{namespace}:head:{{{user}}}"
+    if int(raw.hget(place_of_it, "g") or 0) != generation:
+        place_of_it = f"{namespace}:slot:{{{user}}}:{generation % 8}"
+    blob = raw.hget(place_of_it, "b")
     assert isinstance(blob, bytes)
     assert blob[:5] == b"psle\x01"
     assert blob[5:21] == wrapped[5:21]
@@ -102,7 +105,7 @@ def test_the_server_has_neither_blobs_nor_keys(
     assert SECRET[:20] not in all_of_it
     _, (master,) = encryption.read(key_file)
     data_key = sealed._master_keys.data_key(  # type: ignore[union-attr]
-        raw_store.hget("perslm:head:{ada-l}", "key"), b"perslm\0ada-l"
+        raw_store.hget("perslm:head:{ada-l}", "k"), b"perslm\0ada-l"
     )
     for key in (master.key, data_key._key):
         assert repr(key)[2:-1].encode("latin-1") not in all_of_it
@@ -114,8 +117,8 @@ def test_equal_models_are_stored_differently(sealed: Store, raw_store: redis.Red
     for user in ("ann", "bob"):
         for _ in range(2):
             publish(sealed, SECRET, user)
-    blobs = {raw_store.hget(key, "blob") for key in keys_of(raw_store, "slot")}
-    keys = {raw_store.hget(key, "key") for key in keys_of(raw_store, "head")}
+    blobs = {raw_store.hget(key, "b") for key in keys_of(raw_store)}
+    keys = {raw_store.hget(key, "k") for key in keys_of(raw_store, "head")}
     assert (len(blobs), len(keys)) == (4, 2)
 
 
@@ -149,11 +152,11 @@ def test_nobody_without_keys_publishes_or_rolls_back_an_encrypted_user(
 
 def test_deletion_destroys_the_data_key(sealed: Store, raw_store: redis.Redis) -> None:
     publish(sealed, SECRET)
-    wrapped = raw_store.hget("perslm:head:{ada-l}", "key")
+    wrapped = raw_store.hget("perslm:head:{ada-l}", "k")
     sealed.forget(USER)
     assert list(everything(raw_store)) == [b"perslm:fence:{ada-l}"]
     publish(sealed, SECRET)
-    again = raw_store.hget("perslm:head:{ada-l}", "key")
+    again = raw_store.hget("perslm:head:{ada-l}", "k")
     assert again[5:21] != wrapped[5:21]
 
 
@@ -188,8 +191,7 @@ def test_any_bit_counts(
 ) -> None:
     raw_store.flushall()
     publish(sealed, SECRET[:40])
-    place, field = ("perslm:head:{ada-l}", "key"), ("perslm:slot:{ada-l}:1", "blob")
-    key, name = place if which == "key" else field
+    key, name = "perslm:head:{ada-l}", {"key": "k", "blob": "b"}[which]
     value = raw_store.hget(key, name)
     assert isinstance(value, bytes)
     bit = data.draw(st.integers(0, 8 * len(value) - 1))
@@ -199,7 +201,8 @@ def test_any_bit_counts(
 
 def test_every_length_counts(sealed: Store, raw_store: redis.Redis) -> None:
     publish(sealed, b"x")
-    for key, name in (("perslm:head:{ada-l}", "key"), ("perslm:slot:{ada-l}:1", "blob")):
+    key = "perslm:head:{ada-l}"
+    for name in ("k", "b"):
         value = raw_store.hget(key, name)
         assert isinstance(value, bytes)
         for wrong in (*(value[:length] for length in range(1, len(value))), value + b"\0"):
@@ -217,7 +220,9 @@ def moved(raw: redis.Redis, source: str, target: str, *kinds: str) -> None:
 def test_models_do_not_move_between_users(sealed: Store, raw_store: redis.Redis) -> None:
     publish(sealed, SECRET, "ann")
     publish(sealed, SECRET, "bob")
-    moved(raw_store, "perslm:{}:{{ann}}:1", "perslm:{}:{{bob}}:1", "slot")
+    blob = raw_store.hget("perslm:head:{ann}", "b")
+    assert isinstance(blob, bytes)
+    raw_store.hset("perslm:head:{bob}", "b", blob)
     refused(sealed, "bob")
     moved(raw_store, "perslm:{}:{{ann}}", "perslm:{}:{{bob}}", "head")
     refused(sealed, "bob")
@@ -235,7 +240,6 @@ def test_models_do_not_move_between_tenants_or_installations(
             ("elsewhere", other),
         ):
             raw_store.copy("perslm:head:{ada-l}", f"{place}:head:{{ada-l}}")
-            raw_store.copy("perslm:slot:{ada-l}:1", f"{place}:slot:{{ada-l}}:1")
             assert reader.head(USER).generation == 1
             refused(reader)
 
@@ -243,13 +247,11 @@ def test_models_do_not_move_between_tenants_or_installations(
 def test_models_do_not_move_between_generations(sealed: Store, raw_store: redis.Redis) -> None:
     publish(sealed, b"good")
     publish(sealed, b"bad")
-    old = raw_store.hget("perslm:slot:{ada-l}:1", "blob")
+    old = raw_store.hget("perslm:slot:{ada-l}:1", "b")
     assert isinstance(old, bytes)
-    raw_store.hset("perslm:slot:{ada-l}:2", "blob", old)
+    raw_store.hset("perslm:head:{ada-l}", "b", old)
     refused(sealed)
-    raw_store.copy("perslm:slot:{ada-l}:1", "perslm:slot:{ada-l}:3")
-    raw_store.hset("perslm:slot:{ada-l}:3", "generation", 3)
-    raw_store.hset("perslm:head:{ada-l}", "generation", 3)
+    raw_store.hset("perslm:head:{ada-l}", "g", 3)
     refused(sealed)
 
 
@@ -257,7 +259,7 @@ def test_an_open_model_in_the_place_of_an_encrypted_one(
     sealed: Store, raw_store: redis.Redis
 ) -> None:
     publish(sealed, SECRET)
-    raw_store.hset("perslm:slot:{ada-l}:1", "blob", model_blob(VOCABULARY.fingerprint))
+    raw_store.hset("perslm:head:{ada-l}", "b", model_blob(VOCABULARY.fingerprint))
     assert "not encrypted" in refused(sealed)
 
 
@@ -283,9 +285,9 @@ def test_a_user_whose_data_key_is_damaged_can_be_built_again(
     sealed: Store, raw_store: redis.Redis
 ) -> None:
     publish(sealed, b"one")
-    key = raw_store.hget("perslm:head:{ada-l}", "key")
+    key = raw_store.hget("perslm:head:{ada-l}", "k")
     assert isinstance(key, bytes)
-    raw_store.hset("perslm:head:{ada-l}", "key", flipped(key, 8 * 60))
+    raw_store.hset("perslm:head:{ada-l}", "k", flipped(key, 8 * 60))
     refused(sealed)
     assert publish(sealed, b"two") == 2
     stored = sealed.fetch(USER)
@@ -315,8 +317,8 @@ def test_an_open_store_is_encrypted_with_all_that_it_keeps(
     assert blobs(sealed) == before
     assert sealed.generations(USER) == infos
     assert {key: raw_store.ttl(key) for key in keys_of(raw_store)} == ages
-    for key in keys_of(raw_store, "slot"):
-        assert raw_store.hget(key, "blob").startswith(b"psle")
+    for key in keys_of(raw_store):
+        assert raw_store.hget(key, "b").startswith(b"psle")
     assert sealed.protect(USER) == "current"
     assert sealed.rollback(USER) == 5
 
@@ -335,13 +337,13 @@ def test_a_new_master_key_wraps_the_same_data_key(
     sealed: Store, key_file: Path, store_url: str, raw_store: redis.Redis
 ) -> None:
     publish(sealed, SECRET)
-    blob, old = raw_store.hget("perslm:slot:{ada-l}:1", "blob"), encryption.read(key_file)[0]
+    blob, old = raw_store.hget("perslm:head:{ada-l}", "b"), encryption.read(key_file)[0]
     new = encryption.add(key_file)
     with open_store(store_url, master_keys=key_file) as store:
         assert store.protect(USER) == "rewrapped"
         assert store.protect(USER) == "current"
-        assert raw_store.hget("perslm:slot:{ada-l}:1", "blob") == blob
-        assert raw_store.hget("perslm:head:{ada-l}", "key")[21:29].hex() == new.id
+        assert raw_store.hget("perslm:head:{ada-l}", "b") == blob
+        assert raw_store.hget("perslm:head:{ada-l}", "k")[21:29].hex() == new.id
         encryption.remove(key_file, old)
         assert blobs(store) == [(1, 0, SECRET)]
     assert blobs(sealed) == [(1, 0, SECRET)], "opened before, it reads the file again"
@@ -367,11 +369,11 @@ def test_a_renewed_data_key_leaves_the_old_one_useless(
 ) -> None:
     publish(sealed, b"one")
     publish(sealed, b"two")
-    old = raw_store.hget("perslm:head:{ada-l}", "key")
+    old = raw_store.hget("perslm:head:{ada-l}", "k")
     before = blobs(sealed)
     assert sealed.protect(USER, renew=True) == "renewed"
     assert blobs(sealed) == before
-    raw_store.hset("perslm:head:{ada-l}", "key", old)
+    raw_store.hset("perslm:head:{ada-l}", "k", old)
     refused(sealed)
 
 
@@ -384,7 +386,7 @@ def test_protecting_nobody_or_without_keys(store: Store, sealed: Store) -> None:
 def test_what_cannot_be_read_is_left_as_it_is(sealed: Store, raw_store: redis.Redis) -> None:
     publish(sealed, b"one")
     publish(sealed, b"two")
-    raw_store.hset("perslm:slot:{ada-l}:1", "blob", b"psle\x01" + bytes(60))
+    raw_store.hset("perslm:slot:{ada-l}:1", "b", b"psle\x01" + bytes(60))
     before = everything(raw_store)
     with pytest.raises(DecryptionError):
         sealed.protect(USER, renew=True)
@@ -401,19 +403,19 @@ def test_a_server_that_stopped_in_the_middle_leaves_all_readable(
     state = {key: raw_store.dump(key) for key in keys_of(raw_store)}
     assert sealed.protect(USER, renew=True) == ("encrypted" if began_open else "renewed")
     wanted = everything(raw_store)
-    new = raw_store.hget("perslm:head:{ada-l}", "key")
+    new = raw_store.hget("perslm:head:{ada-l}", "k")
     for done in ([], [1], [1, 2]):
         for key, dumped in state.items():
             raw_store.restore(key, 0, dumped, replace=True)
-        raw_store.hset("perslm:head:{ada-l}", "coming", new)
+        raw_store.hset("perslm:head:{ada-l}", "c", new)
         for generation in done:
-            key = f"perslm:slot:{{ada-l}}:{generation}"
-            raw_store.hset(key, "blob", wanted[key.encode()][b"blob"])  # type: ignore[index]
+            key = "perslm:slot:{ada-l}:1" if generation == 1 else "perslm:head:{ada-l}"
+            raw_store.hset(key, "b", wanted[key.encode()][b"b"])  # type: ignore[index]
         assert blobs(sealed) == [(2, 1, b"two"), (1, 0, b"one")]
         assert sealed.protect(USER) in ("renewed", "encrypted")
         assert blobs(sealed) == [(2, 1, b"two"), (1, 0, b"one")]
-        assert raw_store.hget("perslm:head:{ada-l}", "key") == new
-        assert not raw_store.hexists("perslm:head:{ada-l}", "coming")
+        assert raw_store.hget("perslm:head:{ada-l}", "k") == new
+        assert not raw_store.hexists("perslm:head:{ada-l}", "c")
 
 
 def test_keys_change_while_builders_publish_and_readers_read(

@@ -221,7 +221,7 @@ def test_publishing_may_leave_no_earlier_generation(either: Store, raw_store: re
     publish(either, b"two")
     assert publish(either, b"three", alone=True) == 3
     assert [info.generation for info in either.generations(USER)] == [3]
-    assert len(raw_store.keys("perslm:slot:*")) == 1
+    assert raw_store.keys("perslm:slot:*") == []
     assert either.fetch(USER, generation=2) is None
     with pytest.raises(StoreError, match="earlier"):
         either.rollback(USER)
@@ -359,7 +359,7 @@ def test_messages_do_not_move(sealed: Store, raw_store: redis.Redis) -> None:
     with pytest.raises(DecryptionError):
         sealed.pending(USER)
     raw_store.hset("perslm:pending:{bob}", "m2", stored[b"m2"])
-    raw_store.hset("perslm:head:{bob}", "key", raw_store.hget("perslm:head:{ada-l}", "key"))
+    raw_store.hset("perslm:head:{bob}", "k", raw_store.hget("perslm:head:{ada-l}", "k"))
     with pytest.raises(DecryptionError):
         sealed.pending("bob")
 
@@ -421,9 +421,9 @@ def test_keys_are_rotated_with_messages_and_rules(
 def test_a_damaged_data_key_takes_messages_along(sealed: Store, raw_store: redis.Redis) -> None:
     publish(sealed)
     add(sealed, b"m1")
-    wrapped = raw_store.hget("perslm:head:{ada-l}", "key")
+    wrapped = raw_store.hget("perslm:head:{ada-l}", "k")
     assert isinstance(wrapped, bytes)
-    raw_store.hset("perslm:head:{ada-l}", "key", wrapped[:-1] + bytes([wrapped[-1] ^ 1]))
+    raw_store.hset("perslm:head:{ada-l}", "k", wrapped[:-1] + bytes([wrapped[-1] ^ 1]))
     with pytest.raises(DecryptionError, match="build the user again"):
         add(sealed, b"m2")
     assert publish(sealed) == 2

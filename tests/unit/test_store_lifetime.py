@@ -35,7 +35,7 @@ class Lifetime(RuleBasedStateMachine):
         assert generation > self.highest, "numbers only grow"
         self.highest = self.generation = generation
         self.kept[generation] = (blob, previous)
-        self.kept.pop(generation - scripts.SLOTS, None)
+        self.kept.pop(generation - scripts.SLOTS - 1, None)
 
     @rule(blob=st.binary(max_size=20))
     def publish(self, blob: bytes) -> None:
