@@ -16,7 +16,7 @@ from perslm._connection import Connection
 from perslm._store_errors import FAILURES
 from perslm._store_keys import DEFAULT_TENANT, check_tenant
 from perslm._store_types import (
-    INFO_FIELDS,
+    STORED_FIELDS,
     Head,
     Pending,
     Stored,
@@ -25,6 +25,7 @@ from perslm._store_types import (
     unpacked,
 )
 from perslm.encryption import (
+    ENCRYPTED_BYTES,
     DamagedKeyError,
     DataKey,
     MasterKeys,
@@ -50,7 +51,6 @@ _READING: Final = (
 _OF_EVERYBODY: Final = (
     scripts.RULES, scripts.SET_RULES, scripts.RESEAL, scripts.SNAPSHOT_RULES, scripts.RESTORE_RULES,
 )  # fmt: skip
-_INFO: Final = [scripts.FIELDS[name] for name in INFO_FIELDS]
 _HEADS_AT_ONCE: Final = 500
 
 
@@ -168,12 +168,14 @@ class Base:
         """
         if generation is not None and generation < 1:
             raise ArgumentError(f"generations count from 1, got {generation}")
-        values = self._script(scripts.FETCH, user, generation or 0, *_INFO, scripts.FIELDS["blob"])
+        blob_of_it = scripts.FIELDS["blob"]
+        values = self._script(scripts.FETCH, user, generation or 0, *STORED_FIELDS, blob_of_it)
         if values is None:
             return None
         key, coming, (*rest, stored), waiting, ruled = values
-        info = info_values(user, rest)
-        blob = decrypted(self._master_keys, stored, info[1], self._place(user), key, coming)
+        number = int(rest[0])
+        blob = decrypted(self._master_keys, stored, number, self._place(user), key, coming)
+        info = info_values(user, rest, len(blob))
         pending = self._messages(user, key, coming, waiting)
         opted_out, rules, revision = ruled or (None, None, None)
         return Stored(
@@ -194,8 +196,9 @@ class Base:
         return sorted(found, key=lambda message: (message.sent, message.mark))
 
     def _listed(self, user: str) -> tuple[int, dict[int, UserInfo]]:
-        current, *rows = self._script(scripts.LIST, user, *_INFO)
-        found = (UserInfo(*info_values(user, row)) for row in rows)
+        current, sealed, *rows = self._script(scripts.LIST, user, *STORED_FIELDS)
+        more = ENCRYPTED_BYTES if sealed else 0
+        found = (UserInfo(*info_values(user, row, size - more)) for *row, size in rows)
         return current, {info.generation: info for info in found}
 
     def _scan(
@@ -343,4 +346,4 @@ def _since(milliseconds: int) -> float | None:
 
 def new_nonce() -> bytes:
     """Return what a publish is known again by, if its reply is lost."""
-    return secrets.token_bytes(8)
+    return secrets.token_bytes(6)

@@ -3,9 +3,9 @@
 ``perslm.store`` describes the keys and the rules; it sends each script whole (EVAL), with all keys
 of the user declared: KEYS = head, fence, slot 0 … slot 7, pending, rules. The fields of a head and
 of a slot have names of one letter, which a hundred million users have a hundred million times:
-``FIELDS`` has those of a generation; a head has also the fence ``f`` (absent: 0), and of an
-encrypted user the data key ``k``, and ``c``, the one that a PROTECT which was cut short had begun
-to use.
+``FIELDS`` has those of a generation, of which ``p`` is absent where nothing was replaced; a head
+has also the fence ``f`` (absent: 0), and of an encrypted user the data key ``k``, and ``c``, the
+one that a PROTECT which was cut short had begun to use.
 
 A change is announced (``KIND GENERATION HEAD`` on the channel) before the first write, so that a
 server that forbids it changes nothing. Nobody can read the user's keys until the script has ended.
@@ -20,7 +20,6 @@ from perslm._store_keys import SLOTS
 FIELDS: Final = {
     "generation": "g",
     "previous": "p",
-    "bytes": "s",
     "created": "t",
     "source_digest": "d",
     "messages": "m",
@@ -92,19 +91,22 @@ return {key or '', coming or '', fields, pending, rules}
 """
 )
 
-# ARGV: fields. Reply: current generation, then the fields' values of every slot in use, and last
-# those of the head.
+# ARGV: fields. Reply: current generation, 1 if the blobs are encrypted, then the fields' values of
+# every slot in use and last of the head, each with the length of the blob.
 LIST: Final = (
     _PRELUDE
     + """
-local found = {generation}
+local found = {generation, key and 1 or 0}
+local function add(place)
+  local row = redis.call('HMGET', place, unpack(ARGV))
+  row[#row + 1] = redis.call('HSTRLEN', place, 'b')
+  found[#found + 1] = row
+end
 if generation > 0 then
   for i = 3, LAST do
-    if redis.call('EXISTS', KEYS[i]) == 1 then
-      found[#found + 1] = redis.call('HMGET', KEYS[i], unpack(ARGV))
-    end
+    if redis.call('EXISTS', KEYS[i]) == 1 then add(KEYS[i]) end
   end
-  found[#found + 1] = redis.call('HMGET', KEYS[1], unpack(ARGV))
+  add(KEYS[1])
 end
 return found
 """
@@ -157,15 +159,19 @@ redis.call('PUBLISH', ARGV[5], ARGV[6] .. ' ' .. new .. ' ' .. KEYS[1])
 if parent > 0 and keep ~= '-1' then
   local kept, words = redis.call('HMGET', KEYS[1], unpack(ALL)), {}
   for i, value in ipairs(kept) do
-    words[#words + 1], words[#words + 2] = ALL[i], value or ''
+    if value then words[#words + 1], words[#words + 2] = ALL[i], value end
   end
   redis.call('HSET', slot(parent), unpack(words))
+  if #words < 2 * #ALL then redis.call('HDEL', slot(parent), 'p') end
   redis.call('EXPIRE', slot(parent), keep)
 end
+local replaces = false
+for i = 1, #fields, 2 do replaces = replaces or fields[i] == 'p' end
 local function add(name, value) fields[#fields + 1], fields[#fields + 2] = name, value end
 if fence > 0 then add('f', fence) end
 if given ~= '' and not (key and id(key) == id(given)) then add('k', given) end
 redis.call('HSET', KEYS[1], 'g', new, 'n', nonce, unpack(fields))
+if not replaces then redis.call('HDEL', KEYS[1], 'p') end
 if parent == 0 or key and id(key) ~= id(given) then redis.call('DEL', PENDING) end
 settle()
 return {'published', new}

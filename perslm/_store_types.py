@@ -21,6 +21,8 @@ INFO_FIELDS: Final = (
     "vocabulary",
 )  # fmt: skip
 
+STORED_FIELDS: Final = tuple(FIELDS[name] for name in INFO_FIELDS if name in FIELDS)
+
 MARK_BYTES: Final = 64
 MESSAGE_BYTES: Final = 1 << 16  # of one pending message, as it is stored: some 20,000 words
 _LIMIT: Final = 1 << 32
@@ -127,12 +129,12 @@ class Stored(UserInfo):
 
 
 def info_values(
-    user: str, values: list[bytes]
+    user: str, values: list[bytes], size: int
 ) -> tuple[str, int, int, int, float, str, int, int, str]:
-    """Return the values of ``INFO_FIELDS`` with their types, in the order of ``UserInfo``."""
-    generation, previous, size, created, digest, messages, tokens, vocabulary = values
+    """Return the values of ``STORED_FIELDS`` with their types, in the order of ``UserInfo``."""
+    generation, previous, created, digest, messages, tokens, vocabulary = values
     return (
-        user, int(generation), int(previous), int(size), int(created) / 1000, unpacked(digest),
+        user, int(generation), int(previous or 0), size, int(created) / 1000, unpacked(digest),
         int(messages), int(tokens), unpacked(vocabulary),
     )  # fmt: skip
 
@@ -141,6 +143,8 @@ def packed_info(fields: Mapping[str, Any]) -> list[Any]:
     """Return names and values of a generation's fields as they are stored, times in ms."""
     words: list[Any] = []
     for name, value in fields.items():
+        if name not in FIELDS or (name == "previous" and not int(value)):
+            continue
         if name == "created":
             value = round(value * 1000)
         elif name in ("source_digest", "vocabulary"):

@@ -87,7 +87,8 @@ _MASTER: Final = slice(21, 29)
 _NONCE_BYTES: Final = 12
 _KEY_BYTES: Final = 32
 _WRAPPED_BYTES: Final = 89
-_LEAST_BLOB_BYTES: Final = 21 + _NONCE_BYTES + 16
+ENCRYPTED_BYTES: Final = 21 + _NONCE_BYTES + 16
+"""How much longer something is when it is encrypted."""
 
 _VERSION: Final = 1
 _REBUILD: Final = "build the user again, or restore a backup"
@@ -133,7 +134,7 @@ class DataKey:
         Raises DecryptionError if this was not.
         """
         header, rest = stored[: _ID.stop], stored[_ID.stop :]
-        if header == BLOB_MAGIC + self.wrapped[_ID] and len(stored) >= _LEAST_BLOB_BYTES:
+        if header == BLOB_MAGIC + self.wrapped[_ID] and len(stored) >= ENCRYPTED_BYTES:
             found = _opened(
                 self._cipher,
                 rest[:_NONCE_BYTES],
