@@ -1,7 +1,8 @@
-"""Progress on standard error: a bar in a terminal, a line for each stage in a log."""
+"""Progress on standard error: a bar in a terminal, a line for each tenth of a stage in a log."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -43,12 +44,31 @@ class _Bar:
 
 
 class _Lines:
+    """A line when a stage begins, and at each tenth of it how long the rest will take."""
+
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet
+        self._name, self._total, self._done = "", 0, 0
+        self._began = 0.0
 
     def stage(self, name: str, total: int) -> None:
+        self._name, self._total, self._done = name, total, 0
+        self._began = time.monotonic()
         if not self._quiet:
             stderr.print(f"{name} ({total})")
 
     def advance(self, amount: int) -> None:
-        """Say nothing: a log has the stages."""
+        before, self._done = self._done, self._done + amount
+        if self._quiet or not self._total:
+            return
+        tenths = min(10 * self._done // self._total, 10)
+        if 10 * before // self._total < tenths < 10:
+            elapsed = time.monotonic() - self._began
+            left = elapsed * (self._total - self._done) / self._done
+            stderr.print(f"{self._name}: {10 * tenths}%, {_span(left)} left")
+
+
+def _span(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"
