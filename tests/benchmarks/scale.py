@@ -1,0 +1,345 @@
+"""What many users need: a load of made-up ones into one embedded server, and plans for more.
+
+    python -m tests.benchmarks.scale [--users 200000] [--json]
+    python -m tests.benchmarks.scale --plan
+
+The load publishes models whose sizes are drawn from ``SIZES``, those of real people's models, and
+whose counts are made up. Bytes are the server's own figures; other work on the machine slows the
+rates, so the seconds of processor time are told beside them. The plan is arithmetic over
+``MEASURED`` and ``ASSUMED``; docs/scale.md has its tables, and a test holds it to them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import resource
+import tempfile
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from perslm.bench.corpus import SPECIALS, Corpus, invent
+from perslm.bench.steps import beam_steps
+from perslm.blob import Metadata, encode
+from perslm.counts import count
+from perslm.model import PersonalModel
+from perslm.store import Head, Store, open_store
+
+SIZES: Final = (1650, 2198, 2682, 3278, 3730, 4410, 8228, 9288, 12146, 27337, 37630)
+"""Bytes of real people's models: the smallest, every tenth of them by size, the largest.
+
+Those of 49 people who sent 817 messages each on average, built with the defaults; with
+``--min-messages 1`` they are three times as large.
+"""
+
+_KINDS = 50  # different sizes of made-up models
+_WRITERS = 4  # made-up people, each with a model of every size
+_TOKENS = 60_000  # that each of them wrote
+_PUBLISHERS = 8  # threads
+_FINGERPRINT = "0" * 32
+
+
+# The load
+
+
+def size_at(share: float) -> int:
+    """Return the size of a model that this share of models does not exceed."""
+    return int(np.interp(share, np.linspace(0, 1, len(SIZES)), SIZES))
+
+
+def blob_of(corpus: Corpus, size: int) -> bytes:
+    """Return a model of about so many bytes: of as many sentences of the user as it takes."""
+    sentences = corpus.users[0]
+    low, high, best = 1, len(sentences), b""
+    while low <= high:
+        tried = (low + high) // 2
+        best = encode(count(sentences[:tried], 3, SPECIALS), Metadata(_FINGERPRINT))
+        low, high = (tried + 1, high) if len(best) < size else (low, tried - 1)
+    return best
+
+
+def name(i: int) -> str:
+    return f"first.last{i:07}@example.com"
+
+
+def percentile(seconds: list[float], share: float) -> float:
+    return float(np.quantile(seconds, share)) * 1e3
+
+
+def load(users: int, directory: Path) -> dict[str, float]:
+    """Publish so many models into a new embedded server in ``directory``; return the figures."""
+    people = [invent(_TOKENS, seed=i) for i in range(_WRITERS)]
+    blobs = [
+        blob_of(person, size_at((i + 0.5) / _KINDS)) for person in people for i in range(_KINDS)
+    ]
+    chance = random.Random(1)
+    chosen = [chance.randrange(len(blobs)) for _ in range(users)]
+    found: dict[str, float] = {"users": users, "blob_bytes": sum(len(blobs[i]) for i in chosen)}
+    with open_store(f"embedded:{directory}", timeout=60) as store:
+        store.ping()
+        before = memory(store)
+        with measured(found, "publish", store), ThreadPoolExecutor(_PUBLISHERS) as pool:
+            for _ in pool.map(lambda i: publish(store, name(i), blobs[chosen[i]]), range(users)):
+                pass
+        after = memory(store)
+        found["beyond_blob_bytes"] = (after - before - found["blob_bytes"]) / users
+        found["memory_bytes"] = after - before
+        found["publish_bytes_beyond_blob"] = found.pop("publish_sent") - found["blob_bytes"] / users
+        with measured(found, "heads", store):
+            heads = store.heads([name(i) for i in range(users)])
+        assert all(head.generation == 1 for head in heads)
+        some = [name(chance.randrange(users)) for _ in range(min(users, 2000))]
+        times = []
+        for user in some:
+            began = time.perf_counter()
+            store.load(user, strict=True)
+            times.append(time.perf_counter() - began)
+        found["cold_load_p50_ms"], found["cold_load_p99_ms"] = (
+            percentile(times, share) for share in (0.5, 0.99)
+        )
+        times = []
+        for i in range(20):
+            model = PersonalModel.from_blob(blobs[i * len(blobs) // 20])
+            for step in beam_steps(people[0], 0, model, number=50):
+                began = time.perf_counter()
+                states = model.states(step.histories)
+                model.score(states, step.candidates)
+                model.weights(states)
+                times.append(time.perf_counter() - began)
+        found["warm_step_p50_ms"], found["warm_step_p99_ms"] = (
+            percentile(times, share) for share in (0.5, 0.99)
+        )
+        client = store._connection.client()
+        found["aof_bytes"] = client.info("persistence")["aof_current_size"]
+    began = time.perf_counter()
+    with open_store(f"embedded:{directory}", timeout=600) as store:
+        store.ping()
+        found["restart_seconds"] = time.perf_counter() - began
+        client = store._connection.client()
+        client.save()
+        found["rdb_bytes"] = (directory / "dump.rdb").stat().st_size
+    return found
+
+
+def publish(store: Store, user: str, blob: bytes) -> None:
+    store.publish(
+        user,
+        blob,
+        parent=Head(0, 0),
+        source_digest=uuid.uuid4().hex,
+        messages=800,
+        tokens=30_000,
+        vocabulary=_FINGERPRINT,
+    )
+
+
+def memory(store: Store) -> int:
+    used: int = store._connection.client().info("memory")["used_memory"]
+    return used
+
+
+class measured:  # noqa: N801 - it reads as a verb
+    """How many users a second: by the clock, and by the processor time of client and server."""
+
+    def __init__(self, found: dict[str, float], what: str, store: Store) -> None:
+        self._found, self._what, self._store = found, what, store
+
+    def _now(self) -> tuple[float, float, float, int]:
+        own = resource.getrusage(resource.RUSAGE_SELF)
+        info = self._store._connection.client().info("cpu")
+        server = info["used_cpu_user"] + info["used_cpu_sys"]
+        sent = self._store._connection.client().info("stats")["total_net_input_bytes"]
+        return time.perf_counter(), own.ru_utime + own.ru_stime, server, sent
+
+    def __enter__(self) -> None:
+        self._began = self._now()
+
+    def __exit__(self, *_: object) -> None:
+        *seconds, sent = np.subtract(self._now(), self._began).tolist()
+        users = self._found["users"]
+        for kind, passed in zip(("", "_client_cpu", "_server_cpu"), seconds, strict=True):
+            self._found[f"{self._what}_per_second{kind}"] = users / passed
+        self._found[f"{self._what}_sent"] = sent / users
+
+
+# The plan
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the plan rests on; a rate is that of one core."""
+
+    # measured: by this module, tests.benchmarks.build and perslm bench service
+    blob_bytes: float = 9294.0  # on average: the mean of SIZES
+    beyond_bytes: float = 480.0  # in memory, beside the blob
+    publish_bytes: float = 4000.0  # sent with a blob: the script and what else is said
+    publishes_a_second: float = 6700.0  # of the server
+    unchanged_a_second: float = 15000.0  # users of whom a night finds nothing new
+    messages_a_second: float = 1500.0  # from JSON lines to published models
+    steps_a_second: float = 28800.0  # answered by the service, hot
+
+    # assumed: of the people
+    messages: float = 800  # that a user has sent before the first build
+    messages_a_day: float = 10  # that a user sends
+    changed: float = 0.5  # share of users whose model changes in a night
+    active: float = 0.4  # share of users who write with suggestions on a day
+    loads_a_day: float = 20  # of an active user's model, because it is not in a service's memory
+    steps_a_day: float = 5000  # of an active user: 600 words, a search of 8 steps for each
+    peak: float = 5.0  # the busiest hour beside the mean of the day
+
+    # assumed: of the machines
+    kept_days: float = 7.0  # that a replaced generation stays
+    copies: float = 2.0  # a primary and a replica
+    headroom: float = 1.4  # memory for fragmentation, buffers and rewriting the log
+    node_gib: float = 64.0  # memory of a node
+    amplification: float = 1.2  # bytes on disk for a byte stored, in an LSM tree
+    disk_memory: float = 0.05  # memory for a byte on disk: indexes, filters, cache
+    night_hours: float = 6.0
+    busy: float = 0.5  # share of a core that may be in use
+    ram_price: float = 4.0  # $ for a GiB of memory and what CPU comes with it, a month
+    ssd_price: float = 0.12  # $ for a GiB a month
+    core_price: float = 0.04  # $ for an hour of a core
+
+
+USERS: Final = (1_000_000, 100_000_000, 1_500_000_000)
+_MONTH_HOURS = 730
+_MONTH_NIGHTS = 30.4
+_GIB = 2**30
+
+
+def plan(users: int, f: Figures = Figures()) -> dict[str, str]:
+    """Return what so many users need, row by row."""
+    kept = f.changed * f.kept_days  # replaced generations of a user
+    blobs = users * f.blob_bytes
+    replaced = users * kept * f.blob_bytes
+    beside = users * (1 + kept) * f.beyond_bytes
+    stored = blobs + replaced + beside
+    ram = stored * f.copies * f.headroom
+    ssd = stored * f.copies * f.amplification
+    cache = ssd * f.disk_memory
+    changed = users * f.changed
+    night_seconds = f.night_hours * 3600
+    night_bytes = changed * (f.blob_bytes + f.publish_bytes)
+    first_hours = users * f.messages / f.messages_a_second / 3600
+    night_core_hours = (
+        users * f.messages_a_day / f.messages_a_second + users / f.unchanged_a_second
+    ) / 3600
+    a_day = users * f.active
+    loads = a_day * f.loads_a_day * f.peak / 86400
+    steps = a_day * f.steps_a_day * f.peak / 86400
+    serving = steps / f.steps_a_second / f.busy
+    builds = night_core_hours / f.busy * _MONTH_NIGHTS * f.core_price
+    serve_price = serving * _MONTH_HOURS * f.core_price
+    ram_price, ssd_price = (
+        ram / _GIB * f.ram_price,
+        (ssd * f.ssd_price + cache * f.ram_price) / _GIB,
+    )
+    rest = builds + serve_price
+    return {
+        "**Stored**": "",
+        "models in use": size(blobs),
+        "replaced generations": size(replaced),
+        "beside the blobs": size(beside),
+        "**Redis Cluster**": "",
+        "memory, all copies": size(ram),
+        f"nodes of {f.node_gib:.0f} GiB": number(max(6.0, np.ceil(ram / _GIB / f.node_gib))),
+        "a month": dollars(ram_price),
+        "**Kvrocks**": "",
+        "disk, all copies": size(ssd),
+        "memory for indexes and cache": size(cache),
+        "a month ": dollars(ssd_price),
+        "**Builds**": "",
+        "first build, core hours": number(first_hours),
+        "first build": dollars(first_hours / f.busy * f.core_price),
+        "a night, core hours": number(night_core_hours),
+        f"cores for {f.night_hours:.0f} hours": number(
+            np.ceil(night_core_hours / f.night_hours / f.busy)
+        ),
+        "publishes a second": number(changed / night_seconds),
+        "cores of primaries for them": number(
+            np.ceil(changed / night_seconds / f.publishes_a_second / f.busy)
+        ),
+        "network into primaries": bits(night_bytes / night_seconds),
+        "a month  ": dollars(builds),
+        "**Serving at the busiest hour**": "",
+        "steps a second": number(steps),
+        "cores of the service": number(np.ceil(serving)),
+        "cold loads a second": number(loads),
+        "network from the store": bits(loads * f.blob_bytes),
+        "a month   ": dollars(serve_price),
+        "**All together**": "",
+        "a month, on Redis Cluster": dollars(ram_price + rest),
+        "a month, on Kvrocks": dollars(ssd_price + rest),
+        "a user and year, on Redis Cluster": dollars((ram_price + rest) * 12 / users),
+        "a user and year, on Kvrocks": dollars((ssd_price + rest) * 12 / users),
+    }
+
+
+def number(value: float) -> str:
+    """Return two digits that count, or all of a number below 100."""
+    if value >= 100:
+        digits = len(str(int(value))) - 2
+        return f"{round(value, -digits):,.0f}"
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def scaled(value: float, step: int, units: str) -> str:
+    names = units.split()
+    while value >= step and len(names) > 1:
+        value, names = value / step, names[1:]
+    return f"{number(value)} {names[0]}"
+
+
+def size(value: float) -> str:
+    return scaled(value, 1024, "B KiB MiB GiB TiB PiB")
+
+
+def bits(value: float) -> str:
+    return scaled(value * 8, 1000, "bit/s kbit/s Mbit/s Gbit/s Tbit/s")
+
+
+def dollars(value: float) -> str:
+    return f"${number(value)}"
+
+
+def table(f: Figures = Figures()) -> str:
+    """Return the plans for ``USERS`` as a table in Markdown."""
+    plans = [plan(users, f) for users in USERS]
+    names = ["1 M", "100 M", "1.5 B"]
+    lines = ["| users | " + " | ".join(names) + " |", "|---|--:|--:|--:|"]
+    lines += [f"| {row.strip()} | " + " | ".join(p[row] for p in plans) + " |" for row in plans[0]]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--users", type=int, default=200_000)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--plan", action="store_true", help="no load: the table of docs/scale.md")
+    parser.add_argument(
+        "--assume", action="append", default=[], metavar="NAME=VALUE",
+        help="another figure for the plan, by its name in Figures",
+    )  # fmt: skip
+    arguments = parser.parse_args()
+    if arguments.plan:
+        pairs = (text.partition("=")[::2] for text in arguments.assume)
+        print(table(replace(Figures(), **{name: float(value) for name, value in pairs})))
+        return
+    with tempfile.TemporaryDirectory(prefix="perslm-scale-") as place:
+        found = load(arguments.users, Path(place) / "store")
+    if arguments.json:
+        print(json.dumps(found))
+        return
+    for what, value in found.items():
+        print(f"{what:32} {value:16,.2f}")
+
+
+if __name__ == "__main__":
+    main()
