@@ -51,6 +51,7 @@ __all__ = ["Target", "Whose", "build", "session"]
 _TASKS_PER_CORE = 2  # so that a task with a large user holds up few others
 _SETTINGS = {
     "spark.sql.session.timeZone": "UTC",  # what dates without a zone are in, as in builders.read
+    "spark.sql.legacy.parquet.nanosAsLong": "true",  # else Spark refuses what pandas writes
     "spark.sql.execution.arrow.maxRecordsPerBatch": "512",  # so much mail is in memory at once,
     "spark.sql.execution.arrow.maxBytesPerBatch": str(4 << 20),  # or so much
 }

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 _FILE: Final = "perslm_file"  # the column that says where a message is from
+#: Numbers that are no nanoseconds since 1970 of any mail are no dates.
+_NANOSECONDS: Final = "IF(date > 100000000000000000, timestamp_micros(date div 1000), NULL) AS date"
 _BEGINNING: Final = 8192
 _GZIP: Final = b"\x1f\x8b"
 _GZIP_WINDOW: Final = 31
@@ -72,6 +74,8 @@ def _parquet(spark: SparkSession, source: str) -> Input:
 
     file = f"_metadata.file_path AS {_FILE}"
     whole = [f"`{name}`" for name in columns]
+    if dict(table.dtypes).get("date") == "bigint":
+        whole[columns.index("date")] = _NANOSECONDS
     headers = [column if column != "`body`" else "'' AS body" for column in whole]
     frame = _spread(table.selectExpr(*whole, file))
     return Input(frame, table.selectExpr(*headers, file), row_items)

@@ -58,6 +58,7 @@ def session(master: str | None, conf: Iterable[str] = ()) -> Iterator[SparkSessi
     settings = {
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
+        "spark.io.encryption.enabled": "true",  # what people wrote lies on disks meanwhile
         "spark.driver.maxResultSize": "0",  # a line for each user comes back
         "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={_LOGGING.as_uri()}",
     }
@@ -127,6 +128,12 @@ def _explained(error: Exception) -> PerslmError:
         return SparkError(
             "ModuleNotFoundError",
             "every machine needs a Python with perslm[builders,spark]: PYSPARK_PYTHON names it",
+        )
+    if "PARQUET_TYPE_ILLEGAL" in text:
+        return SourceError(
+            "a Parquet source",
+            "has a column of a type that Spark does not read",
+            "write it again with the columns of mail alone",
         )
     if damaged := _DAMAGED.search(text):
         return SourceError(damaged[1], "is damaged, or went away", f"replace it; {_STAYS}")

@@ -29,7 +29,7 @@ def spark() -> Iterator[Any]:
     settings = (
         "spark.speculation=true",
         "spark.speculation.interval=100ms",
-        "spark.task.maxFailures=2",
+        "spark.task.maxFailures=8",  # on a slow machine tasks wait long for a store that is held
         "spark.executor.memory=512m",
         f"spark.executor.extraJavaOptions={FAST_JAVA}",
         "spark.sql.codegen.wholeStage=false",

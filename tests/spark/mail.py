@@ -75,9 +75,13 @@ def write_lines(path: Path, found: list[dict[str, Any]]) -> Path:
     return path
 
 
-def write_parquet(path: Path, found: list[dict[str, Any]]) -> Path:
+def write_parquet(path: Path, found: list[dict[str, Any]], *, unit: str = "us") -> Path:
+    """Write records with dates in ``unit``; nanoseconds are what pandas writes."""
     rows = [{**r, "date": datetime.fromisoformat(r["date"]), "other": 1} for r in found]
-    pq.write_table(pa.Table.from_pylist(rows), path)
+    table = pa.Table.from_pylist(rows)
+    at = table.schema.get_field_index("date")
+    table = table.set_column(at, "date", table["date"].cast(pa.timestamp(unit, "UTC")))
+    pq.write_table(table, path)
     return path
 
 

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,7 +26,6 @@ from perslm._store_keys import rules
 from perslm.errors import ArgumentError, SourceError, StoreUnavailableError
 from perslm.rules import Rules
 from perslm.store import NAMESPACE, Store
-from tests.service.support import until
 from tests.spark.mail import (
     NAMES,
     SETTINGS,
@@ -98,7 +98,8 @@ def test_models_are_those_of_the_local_runner(
     sources = [
         write_lines(tmp_path / "by address.jsonl", by_address),
         write_lines(tmp_path / "by id.jsonl.gz", records(NAMES[:4], 9, seed=1, ids=True)),
-        write_parquet(tmp_path / "other ids.parquet", records(NAMES[4:8], 9, seed=2, ids=True)),
+        write_parquet(tmp_path / "other ids.parquet", records(NAMES[4:7], 9, seed=2, ids=True)),
+        write_parquet(tmp_path / "pandas.parquet", records(NAMES[6:8], 9, seed=3), unit="ns"),
         write_parquet(tmp_path / "again.parquet", by_address[:40]),
     ]
     with sources[0].open("ab") as file:
@@ -112,7 +113,7 @@ def test_models_are_those_of_the_local_runner(
     forget_all(store, raw_store)
     mine = run(spark, store, store_url, *sources)
     assert blobs(store) == expected
-    assert {"ann@example.org", "ann-7", "hal-7", "by address"} <= expected.keys()
+    assert {"ann@example.org", "ann-7", "gus-7", "by address"} <= expected.keys()
     assert statuses(mine) == statuses(theirs) == dict.fromkeys(expected, Status.PUBLISHED)
     assert lines(mine) == lines(theirs)
     assert mine.skipped == theirs.skipped
@@ -150,7 +151,9 @@ def test_preparing_somebodys_mail_is_the_work_of_many_tasks(
     assert min(heavy.values()) > 10
 
 
-@pytest.mark.parametrize("whose", [Whose(by_file=True), Whose("me"), Whose("me", ["x@y.example"])])
+@pytest.mark.parametrize(
+    "whose", [Whose(by_file=True), Whose("me"), Whose("me", ["bob@example.org"])]
+)
 def test_it_is_told_by_headers_who_wrote(
     spark: Any,
     store_url: str,
@@ -186,25 +189,34 @@ def test_an_executor_may_be_killed_in_the_middle(
     def hold_writes() -> None:
         nonlocal before
         before = len(raw_store.client_list())
-        raw_store.execute_command("CLIENT", "PAUSE", 60_000, "WRITE")
+        raw_store.execute_command("CLIENT", "PAUSE", 600_000, "WRITE")
 
     progress = Hook(hold_writes)
     with ThreadPoolExecutor(1) as pool:
         building = pool.submit(run, spark, store, store_url, source, progress=progress)
-        # tasks of both executors wait for the store: their mail is prepared, nobody is published
-        until(lambda: before and len(raw_store.client_list()) >= before + 2)
-        assert not building.done()
-        victim, *others = executors()
-        assert others
-        os.kill(victim, signal.SIGKILL)
-        until(lambda: victim not in executors())
-        raw_store.execute_command("CLIENT", "UNPAUSE")
+        try:
+            # tasks of both executors wait for the store: their mail is prepared, nobody published
+            until(lambda: before and len(raw_store.client_list()) >= before + 2)
+            assert not building.done()
+            victim, *others = executors()
+            assert others
+            os.kill(victim, signal.SIGKILL)
+            until(lambda: victim not in executors())
+        finally:
+            raw_store.execute_command("CLIENT", "UNPAUSE")
         report = building.result()
     assert blobs(store) == expected
     assert statuses(report).keys() == expected.keys()
     assert set(statuses(report).values()) <= {Status.PUBLISHED, Status.UNCHANGED}
     assert report.messages == 12 * 2 * (len(NAMES) - 1)
     assert progress.done == progress.total > 0
+
+
+def until(holds: Callable[[], object]) -> None:
+    """Return when something holds that another process is about to do."""
+    end = monotonic() + 300
+    while not holds():
+        assert monotonic() < end
 
 
 def executors() -> list[int]:
