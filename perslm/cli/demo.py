@@ -24,7 +24,7 @@ from rich.table import Table
 from perslm import backend, blob
 from perslm.beam import PooledModel, search
 from perslm.cli.common import add_command, stdout
-from perslm.counts import UInt32Array, merge
+from perslm.counts import Counts, UInt32Array, merge
 from perslm.errors import PerslmError, SourceError
 from perslm.interpolate import Float32Array
 from perslm.model import Candidates, Histories, Scorer, States
@@ -101,12 +101,10 @@ def _build(sources: list[Path], store: Store, folder: Path) -> Vocabulary:
 def _pool_others(store: Store) -> dict[str, PooledModel]:
     """Return, for each user, a global LM that knows everybody's mail but theirs."""
     stored = {user: store.fetch(user) for user in sorted(store.users())}
-    # order 2: four people's trigrams would be far surer of themselves than a neural LM is
-    counts = {
-        user: blob.decode(found.blob).counts.shorten(2)
-        for user, found in stored.items()
-        if found is not None
-    }
+    known = {user: blob.decode(s.blob).counts for user, s in stored.items() if s is not None}
+    # order 2: four people's trigrams would be far surer of themselves than a neural LM is;
+    # without what a build cuts: pruned counts do not add
+    counts = {user: Counts(c.specials, c.levels).shorten(2) for user, c in known.items()}
     return {
         user: PooledModel(merge([c for other, c in counts.items() if other != user]))
         for user in counts
