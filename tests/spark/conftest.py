@@ -22,7 +22,7 @@ def needs_spark() -> None:
         pytest.skip("there is no Java, which Spark needs: install version 17")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def spark() -> Iterator[Any]:
     """A session on ``local-cluster[2,1,1024]``, with speculation; Java that starts fast."""
     needs_spark()

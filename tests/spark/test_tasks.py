@@ -19,9 +19,10 @@ from builders.report import Report, Status
 from builders.routing import Router
 from builders.spark import rows, tasks
 from builders.spark.rows import Rows, TaskError, discreet, groups
-from perslm.errors import StoreUnavailableError
+from perslm import encryption
+from perslm.errors import DecryptionError, StoreUnavailableError
 from perslm.rules import Rules
-from perslm.store import Pending, Store
+from perslm.store import Pending, Store, open_store
 from perslm.vocabulary import Sequence, Vocabulary
 from tests.spark.mail import NAMES, SETTINGS, WORDS, local, records, statuses, write_lines
 
@@ -235,6 +236,23 @@ def test_learned_messages_are_folded_if_they_are_in_the_sources(
     store.add_message(user, Pending(b"2", 2.0, (b"x" * 16,), words), vocabulary=WORDS.fingerprint)
     assert statuses(built(sent, batch))[user] is Status.PUBLISHED
     assert [pending.mark for pending in store.pending(user)] == [b"2"]
+
+
+def test_tasks_have_the_store_of_a_tenant_and_encrypt(
+    store_url: str, mail: list[dict[str, object]], tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys.json"
+    encryption.create(keys)
+    sent = shared(store_url)
+    target = tasks.Target(store_url, "acme", str(keys))
+    sent = Sent(replace(sent.value, target=target))
+    assert set(statuses(built(sent, prepared(sent, mail))).values()) == {Status.PUBLISHED}
+    assert store_url not in repr(sent)
+    user = str(mail[0]["from"])
+    with open_store(store_url, tenant="acme") as bare, pytest.raises(DecryptionError):
+        bare.fetch(user)
+    with open_store(store_url, tenant="acme", master_keys=keys) as opened:
+        assert opened.fetch(user) is not None
 
 
 def test_mail_beyond_the_window_does_not_count(
