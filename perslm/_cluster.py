@@ -73,7 +73,9 @@ class Cluster(_RedisCluster):  # type: ignore[misc]
         self._strangers: dict[str, ClusterNode] = {}  # nodes that the map does not have yet
         self._replicated: dict[str, bool] = {}  # whether a node had a replica in sync, last
         self._refreshed = 0.0
-        self._wait = max(1, int(800 * (options.get("socket_timeout") or 5)))  # milliseconds
+        self._wait = max(
+            1, int(800 * (options.get("socket_timeout") or 5))
+        )  # milliseconds, 0: no WAIT
         super().__init__(*arguments, **options)
 
     # One key, or keys of one user
@@ -116,13 +118,16 @@ class Cluster(_RedisCluster):  # type: ignore[misc]
             return _checked(pipe.execute(raise_on_error=False))[-1]
         if node.name not in self._replicated:
             self._replicated[node.name] = _in_sync(server.execute_command("ROLE"))
-        waits = self._replicated[node.name] and self._has_replica(key)
+        waits = self._wait > 0 and self._replicated[node.name] and self._has_replica(key)
         if waits:
             pipe.execute_command("WAIT", 1, self._wait)
         pipe.execute_command("ROLE")
-        *_, reply, confirmed, role = _checked(pipe.execute(raise_on_error=False), waits)
+        replies = pipe.execute(raise_on_error=False)
+        if waits and _is_unknown(replies[-2]):
+            self._wait, replies[-2] = 0, 0
+        *_, reply, confirmed, role = _checked(replies, waits)
         in_sync = self._replicated[node.name] = _in_sync(role)
-        if in_sync and not confirmed:
+        if self._wait and in_sync and not confirmed:
             self._refresh(_SYNC_SECONDS)  # it hangs, and is given up one day; or it is back
             if waits and self._has_replica(key):
                 raise _UnconfirmedError("NOREPLICAS")
@@ -283,6 +288,11 @@ def _checked(replies: list[Any], waits: bool = True) -> list[Any]:
         if isinstance(reply, Exception):
             raise reply
     return replies if waits else [*replies[:-1], None, replies[-1]]
+
+
+def _is_unknown(reply: Any) -> bool:
+    """Say whether the server has no such command; an older Kvrocks has no WAIT."""
+    return isinstance(reply, exceptions.ResponseError) and "unknown command" in str(reply)
 
 
 def _in_sync(role: list[Any]) -> bool:

@@ -6,7 +6,7 @@
 The load publishes models whose sizes are drawn from ``SIZES``, those of real people's models, and
 whose counts are made up. Bytes are the server's own figures; other work on the machine slows the
 rates, so the seconds of processor time are told beside them. The plan is arithmetic over
-``MEASURED`` and ``ASSUMED``; docs/scale.md has its tables, and a test holds it to them.
+``Figures``; docs/scale.md has its tables, and a test holds it to them.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import tempfile
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -172,40 +172,41 @@ class measured:  # noqa: N801 - it reads as a verb
 # The plan
 
 
+def _figure(value: float, meaning: str) -> Any:
+    return field(default=value, metadata={"meaning": meaning})
+
+
 @dataclass(frozen=True)
 class Figures:
-    """What the plan rests on; a rate is that of one core."""
+    """What the plan rests on; docs/scale.md says where each comes from."""
 
-    # measured: by this module, tests.benchmarks.build and perslm bench service
-    blob_bytes: float = 9294.0  # on average: the mean of SIZES
-    beyond_bytes: float = 480.0  # in memory, beside the blob
-    publish_bytes: float = 4000.0  # sent with a blob: the script and what else is said
-    publishes_a_second: float = 6700.0  # of the server
-    unchanged_a_second: float = 15000.0  # users of whom a night finds nothing new
-    messages_a_second: float = 1500.0  # from JSON lines to published models
-    steps_a_second: float = 28800.0  # answered by the service, hot
+    blob_bytes: float = _figure(9294, "bytes of a model: the mean of `SIZES`")
+    beyond_bytes: float = _figure(195, "bytes in the server's memory for a generation, beside it")
+    publish_bytes: float = _figure(4300, "bytes sent with it: the script, and what is said of it")
+    publishes_a_second: float = _figure(4500, "publishes, for a core of the server")
+    unchanged_a_second: float = _figure(15000, "users looked at and left, for a core of a builder")
+    messages_a_second: float = _figure(1500, "JSON lines to published models, for a core")
+    steps_a_second: float = _figure(28800, "beam steps that the service answers, for a core")
 
-    # assumed: of the people
-    messages: float = 800  # that a user has sent before the first build
-    messages_a_day: float = 10  # that a user sends
-    changed: float = 0.5  # share of users whose model changes in a night
-    active: float = 0.4  # share of users who write with suggestions on a day
-    loads_a_day: float = 20  # of an active user's model, because it is not in a service's memory
-    steps_a_day: float = 5000  # of an active user: 600 words, a search of 8 steps for each
-    peak: float = 5.0  # the busiest hour beside the mean of the day
+    messages: float = _figure(800, "messages of a user before the first build")
+    messages_a_day: float = _figure(10, "messages that a user sends a day")
+    changed: float = _figure(0.5, "share of users whose model changes in a night")
+    active: float = _figure(0.4, "share of users who write with suggestions on a day")
+    loads_a_day: float = _figure(20, "loads a day of an active user's model that no service had")
+    steps_a_day: float = _figure(5000, "steps a day of an active user: 600 words, 8 steps each")
+    peak: float = _figure(5, "the busiest hour, as a multiple of the mean")
 
-    # assumed: of the machines
-    kept_days: float = 7.0  # that a replaced generation stays
-    copies: float = 2.0  # a primary and a replica
-    headroom: float = 1.4  # memory for fragmentation, buffers and rewriting the log
-    node_gib: float = 64.0  # memory of a node
-    amplification: float = 1.2  # bytes on disk for a byte stored, in an LSM tree
-    disk_memory: float = 0.05  # memory for a byte on disk: indexes, filters, cache
-    night_hours: float = 6.0
-    busy: float = 0.5  # share of a core that may be in use
-    ram_price: float = 4.0  # $ for a GiB of memory and what CPU comes with it, a month
-    ssd_price: float = 0.12  # $ for a GiB a month
-    core_price: float = 0.04  # $ for an hour of a core
+    kept_days: float = _figure(7, "days that a replaced generation stays")
+    copies: float = _figure(2, "a primary and its replica")
+    headroom: float = _figure(1.4, "memory for fragmentation, buffers and rewriting the log")
+    node_gib: float = _figure(64, "GiB of memory of a node")
+    amplification: float = _figure(1.2, "bytes on disk for each stored, in an LSM tree")
+    disk_memory: float = _figure(0.05, "memory for a byte on disk: indexes, filters, cache")
+    night_hours: float = _figure(6, "hours that a night has")
+    busy: float = _figure(0.5, "share of a core that is planned to be in use")
+    ram_price: float = _figure(4, "$ a month for a GiB of memory, with the CPU that comes with it")
+    ssd_price: float = _figure(0.12, "$ a month for a GiB of SSD")
+    core_price: float = _figure(0.04, "$ an hour for a core")
 
 
 USERS: Final = (1_000_000, 100_000_000, 1_500_000_000)
@@ -318,11 +319,21 @@ def table(f: Figures = Figures()) -> str:
     return "\n".join(lines)
 
 
+def figures(f: Figures = Figures()) -> str:
+    """Return what the plans rest on as a table in Markdown."""
+    lines = ["| name | value | what it is |", "|---|--:|---|"]
+    lines += [
+        f"| `{one.name}` | {getattr(f, one.name):,g} | {one.metadata['meaning']} |"
+        for one in fields(f)
+    ]
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--users", type=int, default=200_000)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--plan", action="store_true", help="no load: the table of docs/scale.md")
+    parser.add_argument("--plan", action="store_true", help="no load: the tables of docs/scale.md")
     parser.add_argument(
         "--assume", action="append", default=[], metavar="NAME=VALUE",
         help="another figure for the plan, by its name in Figures",
@@ -330,7 +341,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.plan:
         pairs = (text.partition("=")[::2] for text in arguments.assume)
-        print(table(replace(Figures(), **{name: float(value) for name, value in pairs})))
+        chosen = replace(Figures(), **{name: float(value) for name, value in pairs})
+        print(figures(chosen), table(chosen), sep="\n\n")
         return
     with tempfile.TemporaryDirectory(prefix="perslm-scale-") as place:
         found = load(arguments.users, Path(place) / "store")

@@ -38,8 +38,8 @@ def until(condition: Callable[[], Any], what: str) -> Any:
 class Node:
     """One server; ``client`` speaks to it alone."""
 
-    def __init__(self, directory: Path, port: int, bus: int) -> None:
-        self.port, self.bus = port, bus
+    def __init__(self, directory: Path, port: int, bus: int, *options: str) -> None:
+        self.port, self.bus, self._options = port, bus, options
         self.client = redis.Redis(port=port, socket_timeout=LONG)
         self._directory = directory
         directory.mkdir()
@@ -54,7 +54,9 @@ class Node:
             "loglevel": "notice", "logfile": "log",
         }  # fmt: skip
         words = (word for name, value in options.items() for word in (f"--{name}", str(value)))
-        self._process = subprocess.Popen([str(server_binary()), *words], cwd=self._directory)
+        self._process = subprocess.Popen(
+            [str(server_binary()), *words, *self._options], cwd=self._directory
+        )
         until(self.client.ping, "a node answers")
         self.id = self.ask("MYID").decode()
 
@@ -109,8 +111,9 @@ class Node:
 class RedisCluster:
     """Three primaries and a replica of each; a context manager that ends them all."""
 
-    def __init__(self, directory: Path, primaries: int = 3) -> None:
+    def __init__(self, directory: Path, *options: str, primaries: int = 3) -> None:
         self.nodes: list[Node] = []
+        self._options = options  # of every server
         try:
             for i in range(2 * primaries):
                 self.add(directory / str(i), epoch=i + 1)
@@ -143,7 +146,7 @@ class RedisCluster:
         return f"redis+cluster://{hosts}"
 
     def add(self, directory: Path, epoch: int) -> Node:
-        node = Node(directory, *free_ports(2))
+        node = Node(directory, *free_ports(2), *self._options)
         self.nodes.append(node)
         node.ask("SET-CONFIG-EPOCH", epoch)
         return node

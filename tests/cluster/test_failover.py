@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from pathlib import Path
 
 from perslm._connection import Connection
 from perslm.model import PersonalModel
@@ -64,6 +65,16 @@ def test_a_patient_reader_waits_for_the_failover(cluster: RedisCluster) -> None:
         connection.at(TAG, "SET", TAG, "here", writes=True)
         cluster.owner(TAG).kill()
         assert connection.at(TAG, "GET", TAG, writes=False) == b"here"
+
+
+def test_a_server_that_cannot_wait_for_replicas(tmp_path: Path) -> None:
+    """As an older Kvrocks: a write is done when its primary has it."""
+    with (
+        RedisCluster(tmp_path, "--rename-command", "WAIT", "", primaries=1) as cluster,
+        open_store(cluster.url) as store,
+    ):
+        for generation in (1, 2):
+            assert store.publish("ada", b"blob", parent=store.head("ada")) == generation
 
 
 def has_replica(store: Store, user: str) -> bool:
