@@ -10,12 +10,13 @@ test is the newest fifth of a person's letters. In the table,
 * ``no place`` the same for a caller that says neither how far into the text it is nor what the
   global LM makes of it;
 * ``nightly`` and ``at once`` are models that go on learning: of each letter of the test, they know
-  those of the days before, or all letters before;
+  those of the days before (UTC), or all letters before;
 * ``two letters`` leaves out n-grams above order 1 that stand in one letter only, as ``perslm
   build`` does unless told otherwise; ``two, refitted`` the same with gates that were fitted on such
   models, as those of perslm are not;
-* ``one λ`` is the best single λ that each person could have had, found on the test itself: the
-  better of one with Katz and one with our own p_personal.
+and the best single λ that each person could have had, found on the test itself: the better of one
+with Katz and one with our own p_personal. A quarter of an hour of one core, most of it for models
+that go on learning, once the global LM was asked.
 """
 
 from __future__ import annotations
