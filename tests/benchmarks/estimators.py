@@ -14,6 +14,7 @@ test is the newest fifth of a person's letters. In the table,
 * ``two letters`` leaves out n-grams above order 1 that stand in one letter only, as ``perslm
   build`` does unless told otherwise; ``two, refitted`` the same with gates that were fitted on such
   models, as those of perslm are not;
+
 and the best single λ that each person could have had, found on the test itself: the better of one
 with Katz and one with our own p_personal. A quarter of an hour of one core, most of it for models
 that go on learning, once the global LM was asked.
