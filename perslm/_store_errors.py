@@ -45,8 +45,8 @@ _REFUSED: Final = {
     "NOPERM": "its access control forbids this user a command or the channel (a deletion is done "
     "all the same): perslm needs EVAL, HMGET, HGET, HSET, HDEL, HGETALL, HKEYS, HLEN, HSTRLEN, "
     "HEXISTS, GET, SET, DEL, EXISTS, EXPIRE, TTL, PTTL, PERSIST, SCAN, PING, PUBLISH and "
-    "SUBSCRIBE, on a cluster also WAIT, ASKING, ROLE, READONLY and CLUSTER, keys ~perslm* and the channel "
-    "&perslm:changes",
+    "SUBSCRIBE, on a cluster also WAIT, ASKING, ROLE, READONLY and CLUSTER, keys ~perslm* and the "
+    "channel &perslm:changes",
     "WRONGTYPE": "a key of perslm's holds something else: use a namespace of your own",
     "CROSSSLOT": "it does not support hash tags: use a server that does",
 }

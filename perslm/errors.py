@@ -123,8 +123,8 @@ class RulesError(PerslmError):
     def __init__(self, problem: str) -> None:
         self.problem = problem
         super().__init__(
-            f"the rules in the store cannot be read: {problem}; upgrade perslm, or set them anew "
-            "with perslm block"
+            f"the rules in the store cannot be read: {problem}; upgrade perslm, or put others in "
+            "their place with Store.set_rules"
         )
 
 
@@ -210,7 +210,7 @@ class OptedOutError(StoreError):
 
     def __init__(self) -> None:
         super().__init__(
-            "the user has opted out, so nothing was stored; perslm opt-out --undo takes that back"
+            "the user has opted out, so nothing was stored; perslm opt-in takes that back"
         )
 
 

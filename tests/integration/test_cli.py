@@ -22,7 +22,8 @@ COMMANDS = [
     ("score",), ("users",), ("inspect",), ("export",), ("forget",), ("rollback",), ("serve",),
     ("demo",), ("bench",), ("bench", "service"), ("top",), ("suggest",), ("evaluate",),
     ("keys", "create"), ("keys", "list"), ("keys", "revoke"), ("keys", "rotate"),
-    ("store", "backup"), ("store", "restore"),
+    ("store", "backup"), ("store", "restore"), ("learn",), ("block",), ("opt-out",), ("opt-in",),
+    ("explain",),
 ]  # fmt: skip
 
 
