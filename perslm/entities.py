@@ -339,6 +339,7 @@ _MARKED = re.compile(
     r"(?<!\S)(?=\S{0,63}?\d)(?=\S{0,63}?[a-z])(?=\S{0,63}?[A-Z])"
     r"(?=[^\s!#$%^&*?~+]{0,63}+[!#$%^&*?~+]++[^\W_])[^\s<>\"(){}\[\]/]{8,64}+"
 )
+_INNER_MARK = re.compile(r"[!#$%^&*?~+][^\W_]")
 _DIGEST = re.compile(r"(?<!\w)(?:SHA-?\d{1,3}|MD5):[A-Za-z0-9+/=:_-]{16,}+", re.IGNORECASE)
 _IPV4 = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?!\w|\.\d)")
 # Colons or dashes between pairs: an address of hardware, a fingerprint. Colons: an IPv6 address.
@@ -351,6 +352,7 @@ _IPV6 = re.compile(
     re.IGNORECASE,
 )
 # Number plates of Germany and Britain, and the British National Insurance number.
+_CAPITALS = re.compile(r"(?<!\w)[A-ZÄÖÜ]{1,3}[- 0-9]")
 _PLATES = re.compile(
     r"(?<![\w-])(?:[A-ZÄÖÜ]{1,3}-[A-Z]{1,2}[ ]?\d{2,4}|[A-Z]{2}\d{2}[ ][A-Z]{3}"
     r"|[A-Z]{2}(?:[ ]?\d{2}){3}[ ]?[A-Z])(?![\w-])"
@@ -413,11 +415,16 @@ def _keys(text: str, digits: bool) -> Iterator[tuple[int, int, int]]:
         if sum(map(str.isdigit, match.group())) >= 8:
             yield match.start(), match.end(), _RANK["secret"]
     if digits:
-        for pattern in (_PLATES, _PAIRS, _IPV6, _IPV4, _DIGEST):
+        found = [_PLATES] if _CAPITALS.search(text) else []
+        found += [_IPV4] if "." in text else []
+        found += [_PAIRS] if ":" in text or "-" in text else []
+        found += [_IPV6, _DIGEST] if ":" in text else []
+        for pattern in found:
             for match in pattern.finditer(text):
                 yield match.start(), match.end(), _RANK["secret"]
-        for match in _MARKED.finditer(text):
-            yield match.start(), _trimmed(text, *match.span()), _RANK["secret"]
+        if _INNER_MARK.search(text):
+            for match in _MARKED.finditer(text):
+                yield match.start(), _trimmed(text, *match.span()), _RANK["secret"]
 
 
 # What announces a secret. After the first kind nearly anything is one; after the second only what
