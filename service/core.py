@@ -35,6 +35,7 @@ import asyncio
 import copy
 import math
 import struct
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -60,7 +61,7 @@ from perslm.learning import Learned, Vocabularies, known_fields, learn
 from perslm.model import Candidates, Histories, NullModel, PersonalModel
 from perslm.store import DEFAULT_TENANT, Pending, Store, UserInfo
 from service.cache import ModelCache
-from service.gate import Gate, Turn
+from service.gate import Gate, OverloadedError, Turn
 from service.metrics import Metrics, Transport, Watch
 from service.settings import Settings
 
@@ -234,6 +235,8 @@ class ScoringService:
         self._tenant = DEFAULT_TENANT
         self._prepare = prepare
         self._vocabularies = Vocabularies()
+        # a write may wait for a store that fails over: never in all of the gate's threads
+        self._learners = threading.BoundedSemaphore(max(1, settings.max_inflight // 2))
         self._quick_values = min(QUICK_VALUES, settings.max_answer_values)
         self._checking: asyncio.Task[None] | None = None
         self.metrics = Metrics(self._cache.figures)
@@ -428,16 +431,21 @@ class ScoringService:
         """Learn a message that the user just sent; the same message twice is learned once.
 
         Raises RequestError if it is no message or too long, or the user id impossible;
-        MissingExtraError, VocabularyError, TooManyPendingError, BlobError, StoreError. Other
-        replicas of the service are told by the store.
+        MissingExtraError, VocabularyError, TooManyPendingError, BlobError, StoreError;
+        OverloadedError if half of ``max_inflight`` are being learned. Other replicas of the service
+        are told by the store.
         """
         if self._prepare is None:
             raise MissingExtraError("learning messages", "builders")
+        if not self._learners.acquire(blocking=False):
+            raise OverloadedError
         try:
             prepare = partial(self._prepare, known_fields(fields))
             learned = learn(self._store, user, prepare, self._vocabularies)
         except ArgumentError as error:
             raise RequestError("invalid_message", str(error)) from error
+        finally:
+            self._learners.release()
         if learned.status == "learned":
             self._cache.outdate(user, self._tenant)
         return learned

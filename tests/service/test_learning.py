@@ -24,6 +24,7 @@ from perslm.vocabulary import Vocabulary
 from service import keyfile
 from service.audit import Pseudonyms
 from service.core import ScoreRequest, ScoringService
+from service.gate import OverloadedError
 from service.settings import Settings
 from tests.service.grpc_server import CallRefusedError, GrpcCaller, RunningServer
 from tests.service.server import Caller, running
@@ -384,3 +385,26 @@ def test_who_is_deleted_meanwhile_does_not_come_back(ready: Store) -> None:
     learned = service.learn(USER, fields())
     assert (learned.status, learned.reason) == ("nothing", "forgotten")
     assert ready.head(USER).generation == 0
+
+
+def test_learning_leaves_room_for_scoring(ready: Store) -> None:
+    begun, gate = threading.Event(), threading.Event()
+    prepare = Prepare()
+
+    def slow(message: Any, user: str, vocabulary: Vocabulary) -> Any:
+        begun.set()
+        assert gate.wait(30)
+        return prepare(message, user, vocabulary)
+
+    service = ScoringService(ready, settings(max_inflight=2), prepare=slow)
+    first = threading.Thread(target=service.learn, args=(USER, fields()))
+    first.start()
+    try:
+        assert begun.wait(30)
+        with pytest.raises(OverloadedError):
+            service.of_tenant("acme").learn(USER, fields(2))
+        assert seen(service, "today") == float("-inf")
+    finally:
+        gate.set()
+        first.join(30)
+    assert service.learn(USER, fields(2)).status == "learned"
