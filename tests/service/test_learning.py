@@ -403,7 +403,7 @@ def test_learning_leaves_room_for_scoring(ready: Store) -> None:
         assert begun.wait(30)
         with pytest.raises(OverloadedError):
             service.of_tenant("acme").learn(USER, fields(2))
-        assert seen(service, "today") == float("-inf")
+        assert seen(service, "today") > float("-inf")
     finally:
         gate.set()
         first.join(30)
