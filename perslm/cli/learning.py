@@ -106,7 +106,7 @@ def learn(
 
     prepare = Prepare(listed(languages), listed(keep))
     fields = _fields(_read(file))
-    with open_store(store) as opened:
+    with open_store(store, patient=True) as opened:
         learned = learn_message(opened, user, partial(prepare, fields), Vocabularies())
     if json:
         print_json({"status": learned.status, "reason": learned.reason})

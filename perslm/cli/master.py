@@ -109,7 +109,7 @@ def rotate(
     done: Counter[str] = Counter()
     failed = []
     with (
-        open_store(store, master_keys=master_keys) as opened,
+        open_store(store, master_keys=master_keys, patient=True) as opened,
         show_progress(quiet=json) as progress,
     ):
         owners = list({*opened.owners(), *opened.ruled()})  # some have rules and no model

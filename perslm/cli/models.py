@@ -165,7 +165,7 @@ def score(
 
 def users(store: StoreOption = None, json: JsonOption = False) -> None:
     """List the users who have a model."""
-    with open_store(store) as opened:
+    with open_store(store, patient=True) as opened:
         found = sorted(opened.users())
         if json:
             for user in found:
@@ -196,7 +196,7 @@ def inspect(
 
     With --json: these facts, and with --top frequent, for each order objects of text and count.
     """
-    with open_store(store) as opened:
+    with open_store(store, patient=True) as opened:
         model = load_model(opened, user, estimator)
         info, stored = opened.info(user), opened.fetch(user)
         rules = opened.rules(user) | opened.rules(None)
@@ -257,7 +257,7 @@ def export(
 ) -> None:
     """Write a user's model to a file. It holds what the user wrote: treat it as their mail."""
     check_writable(output)
-    with open_store(store) as opened:
+    with open_store(store, patient=True) as opened:
         stored = opened.fetch(user)
         if stored is None:
             raise no_model()
@@ -343,7 +343,7 @@ def forget(
     if not yes:
         whose = "this user's model" if user is not None else f"the models of {len(users)} users"
         typer.confirm(f"Delete every generation of {whose}?", abort=True, err=True)
-    with open_store(store) as opened:
+    with open_store(store, patient=True) as opened:
         had_model = sum([opened.forget(one) for one in users])
         had_mail = _drop_from_ledgers(ledger_folder(ledger, opened), users)
     if source is not None:
@@ -377,7 +377,7 @@ def _forget_mail(
     when = _time(before) if before is not None else None
     if not yes:
         typer.confirm("Delete this mail from the user's model for good?", abort=True, err=True)
-    with open_store(store) as opened:
+    with open_store(store, patient=True) as opened:
         folder = ledger_folder(ledger, opened)
         done = forget_mail(opened, folder, user, message_ids=message_ids, before=when)
     if json:
@@ -417,7 +417,7 @@ def _lines(source: Path) -> list[str]:
 
 def rollback(user: UserArgument, store: StoreOption = None, json: JsonOption = False) -> None:
     """Publish the previous generation of a user's model again, under a new number."""
-    with open_store(store) as opened:
+    with open_store(store, patient=True) as opened:
         generation = opened.rollback(user)
     if json:
         print_json({"user": user, "generation": generation})

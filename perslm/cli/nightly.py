@@ -235,7 +235,7 @@ def build(
                     explain(router)
                 else:
                     paths = [Path(source) for source in sources]
-                    with open_store(store, master_keys=master_keys) as opened:
+                    with open_store(store, master_keys=master_keys, patient=True) as opened:
                         opened.ping()  # before the mail is read: it may take hours
                         router = make_router(paths, user, me, user_from, progress)
                         _build_here(

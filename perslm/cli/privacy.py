@@ -75,7 +75,7 @@ def explain(
     With --json: user, generation, estimator, and tokens with token, logprob, weight, backoff and
     contexts (context, total, distinct, cut, count, logprob, weight).
     """
-    with open_store(store) as opened:
+    with open_store(store, patient=True) as opened:
         stored = opened.fetch(user)
         if stored is None:
             raise no_model()
@@ -165,7 +165,7 @@ def block(
         raise ArgumentError("--list takes no phrases: it shows all")
     if not show and not given:
         raise ArgumentError("name a phrase: perslm block USER PHRASE")
-    with open_store(store) as opened:
+    with open_store(store, patient=True) as opened:
         rules = opened.rules(user)
         if not show:
             change: Callable[..., Rules] = rules.unblock if remove else rules.block
@@ -203,7 +203,7 @@ def opt_out(
     """
     if not yes:
         typer.confirm("Delete all that was learned of this user?", abort=True, err=True)
-    with open_store(store) as opened:
+    with open_store(store, patient=True) as opened:
         opened.set_rules(user, Rules(opted_out=True))
         had_model = opened.forget(user)
         folder = ledger_folder(ledger, opened)
@@ -226,7 +226,7 @@ def opt_in(user: UserArgument, store: StoreOption = None, json: JsonOption = Fal
 
     With --json: user, opted_out.
     """
-    with open_store(store) as opened:
+    with open_store(store, patient=True) as opened:
         rules = opened.rules(user)
         opened.set_rules(user, Rules(phrases=rules.phrases, blocked=rules.blocked))
     if json:

@@ -46,7 +46,7 @@ def backup(
     from perslm.backup import backup as write
 
     check_writable(file)
-    with open_store(store) as opened, show_progress(quiet=json) as progress:
+    with open_store(store, patient=True) as opened, show_progress(quiet=json) as progress:
         users, vocabularies = write(opened, file, progress)
     size = file.stat().st_size
     if json:
@@ -68,7 +68,7 @@ def restore(
     """
     from perslm.backup import restore as read
 
-    with open_store(store) as opened, show_progress(quiet=json) as progress:
+    with open_store(store, patient=True) as opened, show_progress(quiet=json) as progress:
         done = read(opened, file, progress)
     if json:
         print_json({"restored": done.users, "present": done.present, "deleted": done.deleted})

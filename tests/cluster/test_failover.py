@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from perslm.model import PersonalModel
 from perslm.store import Store, open_store
 from service.cache import ModelCache
 from tests.cluster.load import under_load
-from tests.cluster.nodes import RedisCluster, until
+from tests.cluster.nodes import LONG, RedisCluster, until
+from tests.integration.mailboxes import process, write_people, write_vocabulary
 from tests.service.support import MAIL, NEW_MAIL, USER, blob_of, publish, settings
 from tests.unit.test_changes import following
 
@@ -128,3 +130,20 @@ def test_a_cache_goes_on_through_a_failover(cluster: RedisCluster, store: Store)
                     lambda cache=cache: not isinstance(cache.get(USER).model, PersonalModel),
                     "the deletion is heeded",
                 )
+
+
+def test_a_build_goes_on_when_a_primary_dies(
+    cluster: RedisCluster, store: Store, tmp_path: Path
+) -> None:
+    mail = write_people(tmp_path / "mail.jsonl", 200, mails=2)
+    words = write_vocabulary(tmp_path / "words.json")
+    with process(
+        cluster.url, "build", mail, "--vocab", words, "--jobs", 1, "--json",
+        environment={"PERSLM_LEDGER": str(tmp_path / "ledger")},
+    ) as running:  # fmt: skip
+        until(lambda: any(store.users()), "the first are published")
+        cluster.owner("{user-0}").kill()
+        out, err = running.communicate(timeout=LONG)
+    assert running.returncode == 0, err
+    assert {user["status"] for user in json.loads(out)["users"]} == {"published"}
+    assert len(list(store.users())) == 200
