@@ -39,6 +39,7 @@ from typing import Any
 
 from builders.ledger_files import connect, errors, pack, unpack
 from builders.prepare import Prepared, Settings
+from perslm.errors import LedgerError
 from perslm.store import FENCE_SECONDS, Head, Pending
 
 AT_ONCE = 500
@@ -103,6 +104,14 @@ class Ledger:
         self._floor = 0.0
         with errors(path):
             self._database = connect(path, lasting=lasting)
+            fits = self._keyed(b"the key of this ledger").hex()
+            with self._writing():
+                if self._fact("key", fits) != fits:
+                    raise LedgerError(
+                        f"{path}: this ledger was made with another key; bring the folder back "
+                        "whole from a backup, or remove it and build from all mail with --rebuild"
+                    )
+                self._set_fact("key", fits)
 
     def close(self) -> None:
         """Close the database."""

@@ -86,14 +86,14 @@ def _key_of(folder: Path) -> bytes:
     """Return the key of a folder's digests; makes both if there are none. Raises OSError."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / "key"
-    if not path.exists():
+    if not path.exists() and not any(folder.glob(f"*{_ENDING}")):
         with replacing(path) as file:
             file.write(secrets.token_bytes(_KEY_BYTES))
-    key = path.read_bytes()
+    key = path.read_bytes() if path.exists() else b""
     if len(key) != _KEY_BYTES:
         raise LedgerError(
-            f"{path}: this is no key of a ledger; bring the file back from a backup, or remove the "
-            "folder and build from all mail with --rebuild"
+            f"{path}: the key of this ledger is missing or damaged; bring the file back from a "
+            "backup, or remove the folder and build from all mail with --rebuild"
         )
     return key
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pyarrow.parquet
@@ -55,6 +56,11 @@ def test_the_second_night_reads_and_publishes_nothing(perslm: Perslm, build: tup
     vocabulary = build[4]
     report = perslm("build", "--vocab", vocabulary, "--json").json
     assert (report["messages"], report["statuses"]) == (0, {"unchanged": 2})
+
+
+def test_a_log_says_how_long_it_will_take(perslm: Perslm, build: tuple[object]) -> None:
+    shown = perslm(*build[:-1], "--order", 2).err
+    assert re.search(r"^building: 50%, \d+:\d\d:\d\d left$", shown, re.MULTILINE)
 
 
 def test_a_window_ends_what_counts(perslm: Perslm, build: tuple[object]) -> None:

@@ -368,9 +368,18 @@ def test_what_is_no_ledger_is_told_with_a_remedy(tmp_path: Path) -> None:
     database.close()
     with pytest.raises(LedgerError, match="another version"):
         open_ledger(tmp_path, "f", Settings()).__enter__()
-    (tmp_path / "key").write_bytes(b"short")
-    with pytest.raises(LedgerError, match="key"):
-        open_ledger(tmp_path, "f", Settings()).__enter__()
+
+
+def test_a_key_that_is_lost_or_another_is_told(tmp_path: Path) -> None:
+    with open_ledger(tmp_path, "f", Settings()):
+        pass
+    for data in (b"another, with 32 bytes in it ...", b"short", None):
+        (tmp_path / "key").unlink()
+        if data is not None:
+            (tmp_path / "key").write_bytes(data)
+        with pytest.raises(LedgerError, match="key"):
+            open_ledger(tmp_path, "f", Settings()).__enter__()
+        (tmp_path / "key").touch()
 
 
 def test_a_full_disk_is_an_os_error(ledger: Ledger) -> None:
