@@ -6,9 +6,10 @@ context after which nothing is known, or nothing was left by pruning, has λ of 
 it backs off to.
 
 The table is :func:`population`'s, fitted over many people by ``builders/weights.py`` and shipped in
-``weights.json`` for every estimator and order; nothing of it is about anybody. Its values are
-255ths, so that a compiled state needs one byte. 255 itself, a λ of 1, does not occur: words the
-user never wrote would become impossible.
+``weights.json`` for every estimator and order; nothing of it is about anybody. It is for models as
+builds make them by default: of n-grams that stand in two messages. Its values are 255ths, so that a
+compiled state needs one byte. 255 itself, a λ of 1, does not occur: words the user never wrote
+would become impossible.
 """
 
 from __future__ import annotations
