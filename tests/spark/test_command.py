@@ -19,7 +19,6 @@ from tests.spark.mail import WORDS, records, write_lines
 PERSLM = Path(sys.executable).with_name("perslm")
 
 
-@pytest.mark.xdist_group("spark")  # one Spark at a time
 def test_a_build_on_spark(store_url: str, store: Store, tmp_path: Path) -> None:
     needs_spark()
     source = write_lines(tmp_path / "mail.jsonl", records(["ann", "bob"], 5))

@@ -39,8 +39,6 @@ from tests.spark.mail import (
     write_parquet,
 )
 
-pytestmark = pytest.mark.xdist_group("spark")  # one Spark for all
-
 
 class Hook(Silent):
     """Does something before tasks are sent out, and adds up their progress."""
