@@ -239,6 +239,7 @@ class _Building:
                         self.report.add(result)
                     progress.advance(1)
         finally:
+            _close_mail()
             self.report.building_seconds = time.monotonic() - began
 
     def _unchanged(self, account: Account) -> None:
@@ -484,6 +485,14 @@ def _set_up(
     loaded = Vocabulary.from_bytes(vocabulary) if vocabulary is not None else None
     mail = Mail(ledger) if ledger is not None else None
     _worker = _Worker(loaded, router, settings, min_users, floor, mail)
+
+
+def _close_mail() -> None:
+    """Close what this process has opened if it was its own worker."""
+    worker: _Worker | None = globals().get("_worker")
+    if worker is not None and worker.mail is not None:
+        worker.mail.close()
+        worker.mail = None
 
 
 def _prepare_chunk(chunk: Chunk) -> ChunkResult:

@@ -188,6 +188,13 @@ def store_factory(
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
+def test_after_a_build_a_ledger_is_one_file(place: Place, jobs: int) -> None:
+    place.night(ALL, jobs=jobs)  # no journal is left that could hold what was deleted
+    names = sorted(path.suffix for path in place.ledger.iterdir())
+    assert names == ["", "", ".sqlite"]
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
 def test_mail_beyond_the_window_stops_counting(
     place: Place, clean: Callable[..., object], jobs: int
 ) -> None:
