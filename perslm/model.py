@@ -25,23 +25,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import accumulate, chain
-from operator import index
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from perslm import _scoring, automaton, backoff, blob, weights
-from perslm._scoring import OUTSIDE, TOKEN_DTYPES, Engine, Recipe, Smoothing, compile_counts
+from perslm._arguments import as_candidates, as_floats, as_matrix, as_states, last_ids
+from perslm._scoring import OUTSIDE, Engine, Recipe, Smoothing, compile_counts
 from perslm.automaton import Automaton
 from perslm.counts import AnyIntegers, Counts, UInt32Array
 from perslm.errors import ArgumentError, BlobError, VocabularyMismatchError
-from perslm.interpolate import (
-    Float32Array,
-    check_out,
-    check_weight,
-    uncertainty,
-)
+from perslm.interpolate import Float32Array, check_out, check_weight, uncertainty
 
 if TYPE_CHECKING:
     from perslm.vocabulary import Vocabulary
@@ -272,7 +267,7 @@ class PersonalModel:
         not know. Without either λ is right on average. They change nothing where λ is one for all
         states. Raises ArgumentError for unknown states.
         """
-        state = _as_states(states)
+        state = as_states(states)
         weights = np.empty(len(state), _FLOAT32)
         if self.weight is None:
             self._engine.weights(state, weights)
@@ -303,7 +298,7 @@ class PersonalModel:
 
         Raises ArgumentError for an unknown state.
         """
-        return self._engine.context_length(int(_as_states([state])[0]))
+        return self._engine.context_length(int(as_states([state])[0]))
 
     def step(self, state: int, word: int) -> tuple[float, int]:
         """Return ln p(word | state) and the state behind: :meth:`score` for one word, in less time.
@@ -323,8 +318,8 @@ class PersonalModel:
         ``candidates`` is int[n, k]: k token ids for each of the n states. −inf marks a word the
         user never wrote. Raises ArgumentError on other shapes, negative ids or unknown states.
         """
-        state = _as_states(states)
-        ids = _as_candidates(candidates, len(state))
+        state = as_states(states)
+        ids = as_candidates(candidates, len(state))
         logprobs, behind = np.empty(ids.shape, _FLOAT32), np.empty(ids.shape, _UINT32)
         self._engine.score(state, ids, logprobs, behind)
         return logprobs, behind
@@ -349,7 +344,7 @@ class PersonalModel:
 
     def event_logprobs(self, states: States) -> Float32Array:
         """Return ln p(event | state), float32[n, len(events)]: a distribution without its zeros."""
-        state = _as_states(states)
+        state = as_states(states)
         known = np.empty((len(state), self._engine.event_count), _FLOAT32)
         self._engine.event_logprobs(state, known)
         return known
@@ -359,7 +354,7 @@ class PersonalModel:
 
         Each row's probabilities sum to 1, unless the user wrote nothing: then all are −inf.
         """
-        state = _as_states(states)
+        state = as_states(states)
         dense = np.empty((len(state), self.vocabulary_size), _FLOAT32)
         self._engine.distribution(state, dense)
         return dense
@@ -372,7 +367,7 @@ class PersonalModel:
         """
         if k < 1:
             raise ArgumentError(f"k must be at least 1, not {k}")
-        state = _as_states(states)
+        state = as_states(states)
         shape = (len(state), min(k, self._engine.event_count))
         ids, logprobs = np.empty(shape, _UINT32), np.empty(shape, _FLOAT32)
         self._engine.continuations(state, ids, logprobs)
@@ -400,11 +395,11 @@ class PersonalModel:
         of float32 and of that shape, which may be ``global_logprobs`` itself. Without it, the
         result is a new array; if every weight is 0, ``global_logprobs`` itself is returned.
         """
-        state = _as_states(states)
+        state = as_states(states)
         weights = self.weights(state)
         if not any(weights.tolist()):  # in half the time of weights.any(), for they are few
             return unmixed(global_logprobs, out)
-        rows = _as_floats(global_logprobs)
+        rows = as_floats(global_logprobs)
         if rows.ndim != 2 or len(rows) != len(state) or rows.shape[1] < self.vocabulary_size:
             raise ArgumentError(
                 f"global log-probabilities need the shape ({len(state)}, {self.vocabulary_size} or "
@@ -532,84 +527,9 @@ def check_vocabulary(given: str | Vocabulary | None, fingerprint: str, size: int
         raise VocabularyMismatchError(fingerprint, name)
 
 
-def last_ids(history: Sequence[int] | AnyIntegers, depth: int) -> list[int]:
-    """Return the last ``depth`` ids of a history, which alone can matter.
-
-    Raises ArgumentError, without what was given, if one is negative or no integer.
-    """
-    try:
-        recent = [*map(index, history[max(0, len(history) - depth) :])]
-    except TypeError:  # not chained: what was given may be somebody's text
-        raise ArgumentError("a history is a sequence of token ids, which are integers") from None
-    if recent and min(recent) < 0:
-        raise ArgumentError("a history holds a negative token id")
-    return recent
-
-
 def unmixed(global_logprobs: Float32Array, out: Float32Array | None) -> Float32Array:
     """Return what mixing with weight 0 gives: the array itself, or ``out`` filled with it."""
     if out is None or out is global_logprobs:
         return global_logprobs
     np.copyto(check_out(out, np.asarray(global_logprobs)), global_logprobs)
     return out
-
-
-def as_matrix(candidates: Candidates, n: int) -> npt.NDArray[Any]:
-    """Return ``candidates`` as int64[n, k]; raises ArgumentError if they are not that."""
-    try:
-        ids = np.asarray(candidates)
-    except ValueError as error:  # rows of different lengths
-        raise ArgumentError("candidates need as many ids for every state") from error
-    if ids.size == 0 and (ids.ndim < 2 or len(ids) == n):
-        ids = ids.reshape(n, -1).astype(np.int64) if n else np.zeros((0, 0), np.int64)
-    if ids.ndim != 2 or len(ids) != n or ids.dtype.kind not in "ui":
-        raise ArgumentError(f"candidates need the shape ({n}, k) of integers, one row per state")
-    if ids.dtype == np.uint64:  # would turn negative
-        ids = np.minimum(ids, np.uint64(OUTSIDE))
-    ids = ids.astype(np.int64)
-    if ids.size and ids.min() < 0:
-        raise ArgumentError("a candidate is a negative token id")
-    return ids
-
-
-def _as_states(states: States) -> UInt32Array:
-    """Return ``states`` as C-contiguous uint32[n]; raises ArgumentError if they cannot be."""
-    if (
-        type(states) is np.ndarray
-        and states.dtype is _UINT32
-        and states.ndim == 1
-        and states.flags.aligned
-    ):
-        return np.ascontiguousarray(states)
-    try:
-        array = np.asarray(states)
-    except (ValueError, OverflowError):  # rows of different lengths; not chained: no ids in errors
-        raise ArgumentError("states must be a one-dimensional array of integers") from None
-    if array.size == 0:
-        array = array.astype(np.uint32)
-    if array.ndim != 1 or array.dtype.kind not in "ui":
-        raise ArgumentError("states must be a one-dimensional array of integers")
-    if len(array) and not 0 <= array.min() <= array.max() <= OUTSIDE:
-        raise ArgumentError("a state is not one of this model: states do not carry over")
-    return array.astype(np.uint32)
-
-
-def _as_floats(rows: Float32Array) -> Float32Array:
-    """Return ``rows`` as C-contiguous float32; raises ArgumentError if they are no numbers."""
-    try:
-        return np.require(rows, np.float32, ("C", "A"))
-    except (ValueError, TypeError):  # not chained: it would repeat what was given
-        raise ArgumentError("global log-probabilities are an array of numbers") from None
-
-
-def _as_candidates(candidates: Candidates, n: int) -> npt.NDArray[np.integer[Any]]:
-    """Return ``candidates`` as C-contiguous integers[n, k] for an engine."""
-    if (
-        type(candidates) is np.ndarray
-        and candidates.dtype in TOKEN_DTYPES
-        and candidates.ndim == 2
-        and len(candidates) == n
-        and candidates.flags.aligned
-    ):
-        return np.ascontiguousarray(candidates)
-    return np.ascontiguousarray(as_matrix(candidates, n))

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from perslm import backoff, wire
+from perslm._arguments import as_matrix, last_ids
 from perslm._asking import Asking, reason_of
 from perslm._steps import Steps, T, Wire, run
 from perslm._transport import UNABLE, UnableError
@@ -33,9 +34,7 @@ from perslm.model import (
     Candidates,
     Histories,
     States,
-    as_matrix,
     check_vocabulary,
-    last_ids,
     unmixed,
 )
 
