@@ -28,6 +28,7 @@ from perslm.cli.building import (
     split_list,
 )
 from perslm.cli.common import (
+    EstimatorOption,
     JsonOption,
     StoreOption,
     UserArgument,
@@ -41,7 +42,7 @@ from perslm.cli.common import (
 )
 from perslm.cli.progress import show_progress
 from perslm.errors import ArgumentError
-from perslm.model import DEFAULT_ESTIMATOR
+from perslm.model import DEFAULT_ESTIMATOR, check_estimator
 from perslm.store import open_store
 from perslm.vocabulary import Vocabulary
 
@@ -110,6 +111,7 @@ def suggest(
     blocklist: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Nor these: UTF-8, one a line.")
     ] = None,
+    estimator: EstimatorOption = DEFAULT_ESTIMATOR,
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -128,7 +130,9 @@ def suggest(
     phrases = [*(block or ()), *(_lines(blocklist) if blocklist else ())]
     shared = open_global_lm(global_lm)
     with open_store(store) as opened:
-        model = opened.load(user, vocabulary=shared.vocabulary)
+        model = opened.load(
+            user, vocabulary=shared.vocabulary, estimator=check_estimator(estimator)
+        )
         phrases += sorted((opened.rules(user) | opened.rules(None)).phrases)
     suggester = Suggester(
         shared,
