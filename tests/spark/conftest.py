@@ -31,6 +31,7 @@ def spark() -> Iterator[Any]:
         "spark.speculation.interval=100ms",
         "spark.task.maxFailures=8",  # on a slow machine tasks wait long for a store that is held
         "spark.executor.memory=512m",
+        f"spark.deploy.appIdPattern=app-%s-%04d-{os.getpid()}",  # executors work in a folder of it
         f"spark.executor.extraJavaOptions={FAST_JAVA}",
         "spark.sql.codegen.wholeStage=false",
     )
