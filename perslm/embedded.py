@@ -58,8 +58,10 @@ from perslm._watcher import stop_server
 from perslm.errors import StoreUnavailableError
 
 START_SECONDS: Final = 30.0
-"""How long a server may take to answer after its start; reading a large store takes its time."""
+"""How long a server may take to answer, besides what it takes to read its data."""
 
+_READY: Final = b"+PONG"
+_READING: Final = b"-LOAD"
 _SOCKET_PATH_LIMIT: Final = 100  # bytes; the kernel takes 107, on some systems 103
 _ANOTHER_PLACE: Final = (
     "or name another directory: --store embedded:/some/dir, or PERSLM_STORE=embedded:/some/dir"
@@ -229,7 +231,11 @@ class EmbeddedServer:
         deadline = time.monotonic() + START_SECONDS
         pause = 0.001
         started = False
-        while not _answers(self.socket):
+        while (answer := _answer(self.socket)) != _READY:
+            if answer == _READING:  # which takes as long as it takes
+                time.sleep(0.05)
+                deadline = time.monotonic() + START_SECONDS
+                continue
             lock = _try_lock(self.directory / "lock.server")
             if lock is not None:  # no server lives
                 try:
@@ -343,16 +349,16 @@ def _prepare_socket_directory(directory: Path) -> None:
         )
 
 
-def _answers(address: Path) -> bool:
-    """Say whether a server that is ready listens at ``address``."""
+def _answer(address: Path) -> bytes:
+    """Return how a server that listens at ``address`` begins to answer; nothing if none does."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(1.0)
         try:
             connection.connect(str(address))
             connection.sendall(b"PING\r\n")
-            return connection.recv(5) == b"+PONG"
+            return connection.recv(5)
         except OSError:  # nobody there, or not yet: the caller knows how to go on
-            return False
+            return b""
 
 
 def _lock(path: Path, kind: int) -> int:

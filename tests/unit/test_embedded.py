@@ -423,6 +423,37 @@ def test_a_server_that_lives_and_does_not_answer(
     server.close()
 
 
+def test_a_server_that_reads_its_data_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, directory: Path
+) -> None:
+    """However long: it says so."""
+    monkeypatch.setattr(embedded, "START_SECONDS", 1e-9)
+    directory.mkdir()
+    (directory / "lock.users").touch()
+    server = EmbeddedServer(directory)
+
+    def serve() -> None:
+        for answer in [b"-LOADING it reads\r\n"] * 3 + [b"+PONG\r\n"]:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(6)
+                connection.sendall(answer)
+
+    with (
+        socket.socket(socket.AF_UNIX) as listener,
+        (directory / "lock.server").open("w") as lock,
+    ):
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        listener.bind(str(server.socket))
+        listener.listen()
+        thread = threading.Thread(target=serve)
+        thread.start()
+        server.ensure()
+        thread.join()
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        server.close()
+
+
 @pytest.mark.parametrize(
     ("log", "told"),
     [
