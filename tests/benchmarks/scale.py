@@ -73,15 +73,15 @@ def percentile(seconds: list[float], share: float) -> float:
     return float(np.quantile(seconds, share)) * 1e3
 
 
-def load(users: int, directory: Path) -> dict[str, float]:
-    """Publish so many models into a new embedded server in ``directory``; return the figures."""
+def load(users: int, directory: Path, found: dict[str, float]) -> None:
+    """Publish so many models into a new embedded server in ``directory``, and fill ``found``."""
     people = [invent(_TOKENS, seed=i) for i in range(_WRITERS)]
     blobs = [
         blob_of(person, size_at((i + 0.5) / _KINDS)) for person in people for i in range(_KINDS)
     ]
     chance = random.Random(1)
     chosen = [chance.randrange(len(blobs)) for _ in range(users)]
-    found: dict[str, float] = {"users": users, "blob_bytes": sum(len(blobs[i]) for i in chosen)}
+    found |= {"users": users, "blob_bytes": sum(len(blobs[i]) for i in chosen)}
     with open_store(f"embedded:{directory}", timeout=60) as store:
         store.ping()
         before = memory(store)
@@ -125,7 +125,6 @@ def load(users: int, directory: Path) -> dict[str, float]:
         client = store._connection.client()
         client.save()
         found["rdb_bytes"] = (directory / "dump.rdb").stat().st_size
-    return found
 
 
 def publish(store: Store, user: str, blob: bytes) -> None:
@@ -344,13 +343,16 @@ def main() -> None:
         chosen = replace(Figures(), **{name: float(value) for name, value in pairs})
         print(figures(chosen), table(chosen), sep="\n\n")
         return
-    with tempfile.TemporaryDirectory(prefix="perslm-scale-") as place:
-        found = load(arguments.users, Path(place) / "store")
-    if arguments.json:
-        print(json.dumps(found))
-        return
-    for what, value in found.items():
-        print(f"{what:32} {value:16,.2f}")
+    found: dict[str, float] = {}
+    try:
+        with tempfile.TemporaryDirectory(prefix="perslm-scale-") as place:
+            load(arguments.users, Path(place) / "store", found)
+    finally:  # what was found until then took its time
+        if arguments.json:
+            print(json.dumps(found))
+        else:
+            for what, value in found.items():
+                print(f"{what:32} {value:16,.2f}")
 
 
 if __name__ == "__main__":
