@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from builders.pruning import affordable, costs, shrink, values
 from perslm import _backend, automaton, backoff, blob, katz
-from perslm._scoring import NumpyEngine, compile_counts
+from perslm._scoring import NumpyEngine, Smoothing, compile_counts
 from perslm.blob import Metadata
 from perslm.counts import MAX_ORDER, Counts, Specials, count
 from perslm.errors import ArgumentError
@@ -89,15 +89,16 @@ def test_the_kernel_reads_what_is_left_as_numpy_does(
 ) -> None:
     counts = counted(sequences, order)
     pruned = counts.select(affordable(counts, values(counts), costs(counts), float(np.exp(price))))
-    gates = some_gates(order, seed) if backing_off else None
+    recipe = some_gates(order, seed) if backing_off else Smoothing("katz")
     histories = [[BOS], [], *([*s.ids][:n] for s in sequences for n in (2, 5))]
     begins = np.cumsum([0, *map(len, histories)])
     answers = []
-    for engine in (compile_counts(pruned, gates), NumpyEngine(pruned, gates)):
+    for engine in (compile_counts(pruned, recipe), NumpyEngine(pruned, recipe)):
         states = np.empty(len(histories), np.uint32)
         engine.states(np.array([i for row in histories for i in row], np.int64), begins, states)
-        weights = np.empty(len(histories), np.float32)
-        engine.weights(states, weights)
+        weights = np.zeros(len(histories), np.float32)
+        if backing_off:
+            engine.weights(states, weights)
         dense = np.empty((len(histories), SIZE), np.float32)
         engine.distribution(states, dense)
         answers.append((weights, dense))
