@@ -35,7 +35,7 @@ _MEANING: Final = {
     Status.FORGOTTEN: "deleted while the build ran",
     Status.EXPIRED: "no mail is left within the window: the model was deleted",
     Status.OPTED_OUT: "wants no model",
-    Status.FAILED: "something the store has of the user is damaged",
+    Status.FAILED: "something went wrong: the users' lines name what; the next build tries again",
 }
 
 

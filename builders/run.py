@@ -41,6 +41,7 @@ from perslm.errors import (
     BlobError,
     ForgottenError,
     OptedOutError,
+    PerslmError,
     PublishConflictError,
     RulesError,
 )
@@ -283,10 +284,12 @@ class _Building:
         return rules
 
     def _settle(
-        self, account: Account, head: Head, revision: int, built: Built
+        self, account: Account, head: Head, revision: int, built: Built | str
     ) -> UserResult | None:
         """Publish what a worker built, and take note of it; None if there is nothing to say."""
         store, ledger = self.store, self.ledger
+        if isinstance(built, str):
+            return UserResult(account.user, Status.FAILED, error=built)
         self.report.skip(Skip.DUPLICATE, built.duplicates)
         with ledger.settling(account.id, revision) as valid:
             if not valid:  # somebody deleted mail from the ledger meanwhile
@@ -549,9 +552,14 @@ def _count_words_of_chunk(chunk: Chunk) -> ChunkResult:
     return result
 
 
-def _build_user(work: tuple[int, Rules]) -> tuple[int, int, Built]:
+def _build_user(work: tuple[int, Rules]) -> tuple[int, int, Built | str]:
+    """Return a user's id, the revision of their mail, and the model or what failed."""
     assert _worker.vocabulary is not None
     assert _worker.mail is not None
     id, rules = work
     user, revision, mail = _worker.mail.of(id)
-    return id, revision, build_user(user, mail, _worker.vocabulary, _worker.settings, rules)
+    try:
+        built = build_user(user, mail, _worker.vocabulary, _worker.settings, rules)
+    except (PerslmError, MemoryError) as error:  # one user's trouble is not the others'
+        return id, revision, type(error).__name__
+    return id, revision, built

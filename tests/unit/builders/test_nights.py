@@ -21,6 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from builders.build import build_user
 from builders.duplicates import id_digest
 from builders.forgetting import forget_mail
 from builders.ledgers import drop_users, open_ledger
@@ -363,6 +364,26 @@ def test_everybodys_rules_build_everybody(place: Place) -> None:
     place.store.set_rules(None, Rules().block(["piano"], [WORDS]))
     assert set(statuses(place.night([])).values()) == {Status.PUBLISHED}
     assert set(statuses(place.night([])).values()) == {Status.UNCHANGED}
+
+
+def test_a_user_who_fails_does_not_fail_the_others(
+    place: Place, clean: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(user: str, *arguments: object) -> object:
+        if user == PEOPLE[1]:
+            raise MemoryError
+        return build_user(user, *arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("builders.run.build_user", fail)
+        report = place.night(ALL)
+    assert [(u.user, u.error) for u in report.users if u.status is Status.FAILED] == [
+        (PEOPLE[1], "MemoryError")
+    ]
+    assert report.failed
+    assert sorted(place.models()) == [PEOPLE[0], PEOPLE[2]]
+    place.night([])
+    assert place.models() == clean(ALL)
 
 
 # Deletions
