@@ -58,7 +58,7 @@ class Learning(Base):
             VocabularyMismatchError: the user's model is over another vocabulary.
             VocabularyError: the user has no model, and the store no such vocabulary.
             TooManyPendingError: more messages wait for a build than may.
-            ArgumentError: the message is too long, or its mark is no mark.
+            ArgumentError: the message is too long, its mark is no mark, or ``sent`` is no time.
             DecryptionError: the user's data key is damaged.
             StoreError: as ``publish``.
         """

@@ -26,6 +26,7 @@ STORED_FIELDS: Final = tuple(FIELDS[name] for name in INFO_FIELDS if name in FIE
 MARK_BYTES: Final = 64
 MESSAGE_BYTES: Final = 1 << 16  # of one pending message, as it is stored: some 20,000 words
 _LIMIT: Final = 1 << 32
+_LATEST: Final = 1 << 40  # seconds: the year 36,812
 _DIGEST_BYTES: Final = 16
 
 
@@ -53,8 +54,8 @@ class Head:
 class Pending:
     """A message that was learned since the last build, and counts beside the published model.
 
-    ``mark`` tells it from the user's others, 1 to 64 bytes; ``sent`` is a POSIX time, 0 if the
-    message does not say; ``digests`` find copies of it. ``vocabulary`` is the fingerprint of the
+    ``mark`` tells it from the user's others, 1 to 64 bytes; ``sent`` is a POSIX time below 2^40, 0
+    if the message does not say; ``digests`` find copies of it. ``vocabulary`` is the fingerprint of the
     one that the ids of ``sequences`` are of; ``Store.add_message`` sets it.
     """
 
@@ -67,10 +68,12 @@ class Pending:
     def to_bytes(self, vocabulary: str) -> bytes:
         """Return the message as it is stored, all but the mark, which is beside it.
 
-        Raises ArgumentError if it is too long, or its mark is no mark.
+        Raises ArgumentError if it is too long, its mark is no mark, or ``sent`` is no time.
         """
         if not isinstance(self.mark, bytes) or not 1 <= len(self.mark) <= MARK_BYTES:
             raise ArgumentError(f"a mark is 1 to {MARK_BYTES} bytes")
+        if not abs(self.sent) < _LATEST:  # nor is NaN
+            raise ArgumentError("sent is a POSIX time in seconds, or 0 if it is not known")
         sequences = [[s.opens, s.closes, s.ids] for s in self.sequences]
         data: bytes = msgpack.packb([vocabulary, float(self.sent), self.digests, sequences])
         if len(data) > MESSAGE_BYTES:
@@ -170,6 +173,7 @@ def _is_sound(message: Pending) -> bool:
     return (
         isinstance(message.vocabulary, str)
         and isinstance(message.sent, float)
+        and abs(message.sent) < _LATEST
         and _all(message.digests, bytes)
         and all(
             _all(s.ids, int) and all(0 <= i < _LIMIT for i in s.ids) and _all(s[1:], bool)

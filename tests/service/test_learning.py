@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
+import redis
 
 import perslm
 from perslm.blob import Metadata, encode
@@ -18,7 +21,7 @@ from perslm.cli.learning import Prepare
 from perslm.counts import Specials, count
 from perslm.errors import ArgumentError, ServiceError
 from perslm.rules import Rules
-from perslm.store import Store, open_store
+from perslm.store import Pending, Store, open_store
 from perslm.v1 import scorer_pb2
 from perslm.vocabulary import Vocabulary
 from service import keyfile
@@ -183,6 +186,46 @@ def test_the_answers_of_grpc(ready: Store) -> None:
         assert not model.unchanged
         asked = scorer_pb2.GetModelRequest(user=USER, unless_tag=model.tag)
         assert scorer_pb2.Model.FromString(call("GetModel", asked)).unchanged
+
+
+def test_dates_that_are_none_are_not_learned(ready: Store) -> None:
+    dates = ("NaN", "Infinity", "1e300", "9" * 400, "9999-12-31T23:59:59-14:00", "0001-01-01")
+    for serve in (http, grpc):
+        with serve(ready) as url, perslm.Client(url, timeout=30) as client:
+            for number, date in enumerate(dates):
+                assert client.learn(USER, fields(number, date=date)) in ("learned", "known")
+            raw = f"From: {USER}\nDate: {'9' * 40}\n\nThe zephyr desk today.\n"
+            assert client.learn(USER, {"raw": raw}) in ("learned", "known")
+    assert {one.sent for one in ready.pending(USER)} == {0.0}
+    assert seen(service_of(ready)) > float("-inf")
+
+
+@pytest.mark.parametrize("sent", [math.nan, math.inf, 1e300])
+def test_a_time_that_is_none_is_an_invalid_message(ready: Store, sent: float) -> None:
+    def prepare(fields: Mapping[str, object], user: str, vocabulary: Vocabulary) -> Pending:
+        return Pending(b"m1", sent, (), tuple(vocabulary.encode(LEARNED)))
+
+    service = ScoringService(ready, settings(), prepare=prepare)
+    with running(settings(), ready, service=service) as url:
+        body = json.dumps(fields()).encode()
+        reply = Caller(url)("POST", PATH, body, content_type="application/json")
+        assert (reply.status, reply.json["error"]) == (422, "invalid_message")
+    service = ScoringService(ready, settings(), prepare=prepare)
+    with RunningServer(settings(), ready, service) as server:
+        asked = scorer_pb2.AddMessageRequest(user=USER, body=LEARNED)
+        with pytest.raises(CallRefusedError) as caught:
+            GrpcCaller(server.url)("AddMessage", asked)
+        assert caught.value.code == "invalid_message"
+    assert ready.pending(USER) == []
+
+
+def test_a_stored_time_that_is_none_is_no_model(ready: Store, raw_store: redis.Redis) -> None:
+    sequences = [[s.opens, s.closes, s.ids] for s in VOCABULARY.encode(LEARNED)]
+    data = msgpack.packb([FINGERPRINT, math.nan, [], sequences])
+    raw_store.hset(f"perslm:pending:{{{USER}}}", "m1", data)
+    service = service_of(ready)
+    asked = ScoreRequest(USER, FINGERPRINT, [[VOCABULARY.bos]], [[0]])
+    assert service.score(asked).reason == "bad_blob"
 
 
 @pytest.mark.parametrize(("serve", "status"), [(http, 501), (grpc, 404)])

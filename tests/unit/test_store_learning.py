@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 import redis
 
@@ -172,6 +174,37 @@ def test_messages_that_are_none(store: Store) -> None:
             store.add_message(USER, message(mark), vocabulary=FINGERPRINT)
     with pytest.raises(ArgumentError, match="too long"):
         store.add_message(USER, message(b"m", *[DESK] * 70_000), vocabulary=FINGERPRINT)
+
+
+NO_TIMES = [math.nan, math.inf, -math.inf, 1e300, -1e300, 2.0**40]
+
+
+@pytest.mark.parametrize("sent", [*NO_TIMES, pytest.param(10**400, id="huge")])
+def test_a_message_of_no_time_is_refused(either: Store, sent: float) -> None:
+    with pytest.raises(ArgumentError, match="POSIX time"):
+        either.add_message(USER, message(sent=sent), vocabulary=FINGERPRINT)
+    assert either.head(USER) == Head(0, 0)
+
+
+@pytest.mark.parametrize("sent", [0, -1.5, 2.0**40 - 1, -(2.0**40) + 1])
+def test_a_message_of_any_time_is_learned(either: Store, sent: float) -> None:
+    either.add_message(USER, message(sent=sent), vocabulary=FINGERPRINT)
+    assert either.pending(USER)[0].sent == sent
+    assert either.load(USER, strict=True).generation == 1
+
+
+@pytest.mark.parametrize("sent", NO_TIMES)
+def test_a_stored_message_of_no_time_is_damaged(
+    store: Store, raw_store: redis.Redis, sent: float
+) -> None:
+    store.put_vocabulary(VOCABULARY.to_bytes(), FINGERPRINT)
+    add(store, b"m1")
+    sequences = [[s.opens, s.closes, s.ids] for s in message().sequences]
+    data = msgpack.packb([FINGERPRINT, sent, [b"d"], sequences])
+    raw_store.hset("perslm:pending:{ada-l}", "m1", data)
+    with pytest.raises(BlobError, match="learned message"):
+        store.pending(USER)
+    assert store.load(USER).reason == "bad_blob"
 
 
 @pytest.mark.parametrize("damage", [b"", b"\xc1", b"\x94\x01\x02\x03\x04", b"\x90", b"\x80"])
