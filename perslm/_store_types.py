@@ -55,8 +55,8 @@ class Pending:
     """A message that was learned since the last build, and counts beside the published model.
 
     ``mark`` tells it from the user's others, 1 to 64 bytes; ``sent`` is a POSIX time below 2^40, 0
-    if the message does not say; ``digests`` find copies of it. ``vocabulary`` is the fingerprint of the
-    one that the ids of ``sequences`` are of; ``Store.add_message`` sets it.
+    if the message does not say; ``digests`` find copies of it. ``vocabulary`` is the fingerprint of
+    the one that the ids of ``sequences`` are of; ``Store.add_message`` sets it.
     """
 
     mark: bytes
