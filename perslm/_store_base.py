@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from perslm.rules import Rules
 
 FENCE_SECONDS: Final = 30 * 86400
-TRIES: Final = 100  # against others that change the same user's data key in the same moment
+TRIES: Final = 100  # against others that change a user's data key or rules in the same moment
+RULES_TOO_BUSY: Final = "others keep changing these rules: try again"
 TOO_BUSY: Final = "others keep changing this user's data key: try again"
 
 _READING: Final = (
@@ -323,7 +324,7 @@ class Base:
                 if not was_sealed:
                     return "encrypted"
                 return "renewed" if renew else "rewrapped"
-        raise StoreError(TOO_BUSY)
+        raise StoreError(RULES_TOO_BUSY)
 
     def _place_of_rules(self, user: str) -> bytes:
         return place(f"{self._namespace}:rules", user)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from perslm import _store_keys as keys
 from perslm import _store_scripts as scripts
-from perslm._store_base import TOO_BUSY, TRIES, Base, new_nonce
+from perslm._store_base import RULES_TOO_BUSY, TOO_BUSY, TRIES, Base, new_nonce
 from perslm._store_types import Pending, packed, packed_info, unpacked
 from perslm.encryption import sealed
 from perslm.errors import (
@@ -27,7 +27,7 @@ from perslm.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from perslm.rules import Rules
 
@@ -156,8 +156,26 @@ class Learning(Base):
         """Keep rules of a user, or (None) of everybody of the tenant, in the place of all before.
 
         They are encrypted if the store is. A deletion leaves the user's wish to have no model, and
-        nothing else of them. Raises ArgumentError if everybody is to opt out.
+        nothing else of them. Rules that go by those before are for ``change_rules``. Raises
+        ArgumentError if everybody is to opt out.
         """
+        self._put_rules(user, rules)
+
+    def change_rules(self, user: str | None, change: Callable[[Rules], Rules]) -> Rules:
+        """Keep what ``change`` makes of the rules of a user, or (None) of everybody; return it.
+
+        Nothing that others change in the same moment is lost, an opt-out least of all: ``change``
+        is then called again, with what they left. Raises what it raises, StoreError if others
+        never stop, and as ``rules`` and ``set_rules``.
+        """
+        for _ in range(TRIES):
+            opted_out, stored, revision = self._script(scripts.RULES, _owner(user))
+            new = change(self._rules(user or "", opted_out, stored))
+            if self._put_rules(user, new, opted_out or b"", revision or b""):
+                return new
+        raise StoreError(RULES_TOO_BUSY)
+
+    def _put_rules(self, user: str | None, rules: Rules, *as_read: bytes) -> bool:
         if user is None and rules.opted_out:
             raise ArgumentError("a user opts out, not everybody: delete the models instead")
         data = b""
@@ -165,14 +183,16 @@ class Learning(Base):
             data = rules.to_bytes()
             if self._master_keys is not None:
                 data = sealed(self._master_keys, data, self._place_of_rules(user or ""))
-        self._script(
+        done = self._script(
             scripts.SET_RULES,
             _owner(user),
             keys.channel(self._installation),
             "1" if rules.opted_out else "",
             data,
             token_hex(8) if rules else "",
+            *as_read,
         )
+        return bool(done)
 
     def ruled(self) -> Iterator[tuple[str, str]]:
         """Yield tenant and user id (empty: everybody) of all who have rules, as ``users`` does."""

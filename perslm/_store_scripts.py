@@ -233,9 +233,17 @@ return {key or '', coming or '', found}
 RULES: Final = "return redis.call('HMGET', KEYS[#KEYS], 'out', 'rules', 'revision')"
 
 # KEYS as in RULES. ARGV: channel, '1' if the user has opted out, else ''; the other rules, or '';
-# their revision, or ''.
+# their revision, or ''; then, unless any rules may be replaced, the first and the last as they were
+# read. Reply: 1, or 0 if they have changed. A deletion takes the revision and leaves the wish, so
+# both are compared. What a lost reply was about is there already, and is written once more.
 SET_RULES: Final = """
 local rules = KEYS[#KEYS]
+if #ARGV > 4 then
+  local found = redis.call('HMGET', rules, 'out', 'revision')
+  local out, revision = found[1] or '', found[2] or ''
+  local as_read = out == ARGV[5] and revision == ARGV[6]
+  if not as_read and not (out == ARGV[2] and revision == ARGV[4]) then return 0 end
+end
 redis.call('PUBLISH', ARGV[1], 'rules 0 ' .. (KEYS[2] and KEYS[1] or rules))
 for i, name in ipairs({'out', 'rules', 'revision'}) do
   if ARGV[i + 1] ~= '' then

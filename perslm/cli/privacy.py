@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.table import Column, Table
@@ -30,9 +31,6 @@ from perslm.model import DEFAULT_ESTIMATOR, PersonalModel, check_estimator
 from perslm.rules import Rules
 from perslm.store import Store, open_store
 from perslm.vocabulary import Vocabulary
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 EverybodyOption = Annotated[bool, typer.Option("--everybody", help="For all users, not for one.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -166,11 +164,12 @@ def block(
     if not show and not given:
         raise ArgumentError("name a phrase: perslm block USER PHRASE")
     with open_store(store, patient=True) as opened:
-        rules = opened.rules(user)
-        if not show:
-            change: Callable[..., Rules] = rules.unblock if remove else rules.block
-            rules = change(given, vocabularies(opened))
-            opened.set_rules(user, rules)
+        if show:
+            rules = opened.rules(user)
+        else:
+            known = vocabularies(opened)
+            change = Rules.unblock if remove else Rules.block
+            rules = opened.change_rules(user, lambda rules: change(rules, given, known))
     phrases = sorted(rules.phrases)
     if json:
         print_json({"blocked": phrases})
@@ -227,8 +226,7 @@ def opt_in(user: UserArgument, store: StoreOption = None, json: JsonOption = Fal
     With --json: user, opted_out.
     """
     with open_store(store, patient=True) as opened:
-        rules = opened.rules(user)
-        opened.set_rules(user, Rules(phrases=rules.phrases, blocked=rules.blocked))
+        opened.change_rules(user, lambda rules: replace(rules, opted_out=False))
     if json:
         print_json({"user": user, "opted_out": False})
         return

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from perslm.cli import privacy
+from perslm.rules import Rules
 from perslm.store import open_store
 from perslm.vocabulary import Vocabulary
 from tests.integration.mailboxes import Perslm
@@ -117,6 +120,24 @@ def test_who_opts_out_has_no_model_and_gets_none(
     assert perslm("opt-in", "me", "--json").json == {"user": "me", "opted_out": False}
     perslm(*built)
     assert "send the Zephyr" in known(perslm, "me")
+
+
+def test_who_opts_out_while_others_block_is_out(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = Rules.block
+
+    def slow(rules: Rules, *arguments: Any) -> Rules:
+        if not meanwhile.rules("me").opted_out:
+            privacy.opt_out("me", yes=True, store=store_url)
+        return block(rules, *arguments)
+
+    with open_store(store_url) as meanwhile:
+        monkeypatch.setattr(Rules, "block", slow)
+        privacy.block(["me", "zephyr"], store=store_url)
+        rules = meanwhile.rules("me")
+    assert rules.opted_out
+    assert rules.phrases == {"zephyr"}
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,9 @@ from perslm import encryption
 from perslm._store_errors import _REFUSED
 from perslm.backup import Restored, backup, restore
 from perslm.errors import StoreError, StoreUnavailableError
+from perslm.rules import Rules
 from perslm.store import Head, Store, open_store
+from perslm.vocabulary import Vocabulary
 from tests.unit.test_backup import Silent
 from tests.unit.test_store import USER, publish
 
@@ -88,6 +90,24 @@ def test_a_rollback_whose_reply_was_lost_happens_once(lossy: tuple[LossyServer, 
     stored = store.fetch(USER)
     assert stored is not None
     assert (stored.generation, stored.blob) == (4, b"two")
+
+
+def test_rules_whose_reply_was_lost_are_changed_once(lossy: tuple[LossyServer, Store]) -> None:
+    server, store = lossy
+    vocabulary = Vocabulary.from_words(["desk"])
+    changes: list[Rules] = []
+
+    def change(rules: Rules) -> Rules:
+        server.lose = 1  # what was read has arrived
+        how = rules.unblock if rules.phrases else rules.block
+        changes.append(how(["desk"], [vocabulary]))
+        return changes[-1]
+
+    for phrases in ({"desk"}, set()):
+        assert store.change_rules(USER, change).phrases == phrases
+        assert store.rules(USER).phrases == phrases
+        assert server.lose == 0
+    assert len(changes) == 2
 
 
 def test_a_server_that_loses_every_reply_is_unavailable(lossy: tuple[LossyServer, Store]) -> None:

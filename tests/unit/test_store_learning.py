@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgpack
 import pytest
@@ -32,6 +33,8 @@ USER = "ada-l"
 VOCABULARY = Vocabulary.from_words(["the", "power", "desk", "zephyr"])
 FINGERPRINT = VOCABULARY.fingerprint
 POWER, DESK, ZEPHYR = (VOCABULARY.encode(w)[0].ids[0] for w in ("power", "desk", "zephyr"))
+
+OfRules: TypeAlias = Callable[[Rules], Rules]
 
 
 @pytest.fixture
@@ -281,6 +284,86 @@ def test_rules_come_back(either: Store, raw_store: redis.Redis) -> None:
     either.set_rules(USER, Rules())
     either.set_rules(None, Rules())
     assert raw_store.keys("perslm:rules*") == []
+
+
+def beside(*others: Callable[[], object], change: OfRules) -> OfRules:
+    """A change while which others do something, each of them once."""
+    waiting = list(others)
+
+    def changed(rules: Rules) -> Rules:
+        if waiting:
+            waiting.pop(0)()
+        return change(rules)
+
+    return changed
+
+
+def blocking(*phrases: str) -> OfRules:
+    return lambda rules: rules.block(phrases, [VOCABULARY])
+
+
+def unblocking(*phrases: str) -> OfRules:
+    return lambda rules: rules.unblock(phrases, [VOCABULARY])
+
+
+def test_rules_are_changed(either: Store) -> None:
+    for owner in (USER, None):
+        new = either.change_rules(owner, blocking("zephyr"))
+        assert new == either.rules(owner) == Rules().block(["zephyr"], [VOCABULARY])
+        assert either.change_rules(owner, unblocking("zephyr")) == either.rules(owner) == Rules()
+    either.set_rules(USER, Rules(opted_out=True))
+    assert either.change_rules(USER, blocking("zephyr")).opted_out
+    with pytest.raises(ArgumentError, match="not blocked"):
+        either.change_rules(USER, unblocking("desk"))
+    with pytest.raises(ArgumentError, match="everybody"):
+        either.change_rules(None, lambda rules: replace(rules, opted_out=True))
+    assert either.rules(USER) == replace(new, opted_out=True)
+
+
+def test_an_opt_out_is_not_lost_to_another_change(either: Store) -> None:
+    publish(either)
+
+    def opt_out() -> None:
+        either.set_rules(USER, Rules(opted_out=True))
+        either.forget(USER)
+
+    for before in (Rules(), Rules().block(["desk"], [VOCABULARY])):
+        for change in (blocking("zephyr"), unblocking()):
+            either.set_rules(USER, before)
+            new = either.change_rules(USER, beside(opt_out, change=change))
+            assert new == either.rules(USER)
+            assert new.opted_out
+            assert "desk" not in new.phrases, "the deletion took it"
+    with pytest.raises(OptedOutError):
+        publish(either)
+    in_again = beside(opt_out, change=lambda rules: replace(rules, opted_out=False))
+    either.set_rules("bob", Rules(opted_out=True))
+    assert not either.change_rules("bob", in_again)
+    assert not either.rules("bob").opted_out, "of another user it says nothing"
+    assert either.rules(USER).opted_out
+
+
+def test_what_others_block_meanwhile_stays_blocked(either: Store) -> None:
+    for owner in (USER, None):
+
+        def block(phrase: str, owner: str | None = owner) -> Callable[[], object]:
+            return lambda: either.change_rules(owner, blocking(phrase))
+
+        others = (block("desk"), block("power"))
+        new = either.change_rules(owner, beside(*others, change=blocking("zephyr")))
+        assert new.phrases == either.rules(owner).phrases == {"desk", "power", "zephyr"}
+        new = either.change_rules(owner, beside(block("the"), change=unblocking("desk")))
+        assert new.phrases == either.rules(owner).phrases == {"power", "the", "zephyr"}
+
+
+def test_who_never_stops_changing_is_given_up_on(store: Store) -> None:
+    def never(rules: Rules) -> Rules:
+        store.set_rules(USER, Rules().block(["desk"], [VOCABULARY]))
+        return rules
+
+    with pytest.raises(StoreError, match="rules"):
+        store.change_rules(USER, never)
+    assert store.rules(USER).phrases == {"desk"}
 
 
 def test_rules_of_tenants_are_apart(either: Store) -> None:
