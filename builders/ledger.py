@@ -37,7 +37,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from builders.ledger_files import connect, errors, pack, unpack
+from builders.ledger_files import Deletions, connect, copies, errors, pack, unpack
 from builders.prepare import Prepared, Settings
 from perslm.errors import LedgerError
 from perslm.store import FENCE_SECONDS, Head, Pending
@@ -285,14 +285,13 @@ class Ledger:
         Users who were deleted since are dropped. Where the store has something else, has lost the
         user, or knows of more, the user is built.
         """
-        long_ago = self._now - float(self.fact("ended", repr(self._now))) > FENCE_SECONDS
+        ended = float(self.fact("ended", repr(self._now)))
         gone, differ = [], []
         for account, head in zip(accounts, heads, strict=True):
-            same = head.generation > 0 and head.source_digest == account.published
-            lost = not head.generation and account.published is not None
-            if (head.fence > account.head.fence and not same) or (lost and long_ago):
+            if self._is_gone(account.head.fence, account.published, ended, head):
                 gone.append(account.id)
                 continue
+            same = head.generation > 0 and head.source_digest == account.published
             anew = head.pending > 0 or head.rules != account.head.rules
             anew = anew or (account.published is not None and not same)
             moved = (head.generation, head.fence) != (account.head.generation, account.head.fence)
@@ -306,6 +305,30 @@ class Ledger:
                     "WHERE id = ?",
                     differ,
                 )
+
+    def _is_gone(self, fence: int, published: str | None, ended: float, head: Head) -> bool:
+        """Tell whether a user was deleted from the store since a ledger last looked."""
+        if head.generation > 0 and head.source_digest == published:
+            return False
+        lost = not head.generation and published is not None
+        return head.fence > fence or (lost and self._now - ended > FENCE_SECONDS)
+
+    def inherit(self, found: Several[Deletions], heads: Several[Head]) -> None:
+        """Delete for good what was deleted so from another ledger of the folder.
+
+        ``heads`` are the store's: what is of users who were deleted from it since is void.
+        """
+        with self._writing():
+            rows = self._rows({of.user for of in found})
+            for of, head in zip(found, heads, strict=True):
+                row = rows.get(of.user)
+                if self._is_gone(of.fence, of.published, of.ended, head) or (row and row.gone):
+                    continue
+                row = row or self._begun(of.user, head)
+                if not of.digests <= row.forgotten:
+                    self._forget(row.id, row.forgotten | of.digests)
+                if of.floor > row.floor:
+                    self._forget_before(row.id, of.floor)
 
     def deleted(self, account: Account) -> None:
         """Drop a user whom the store has deleted since the account was read."""
@@ -407,15 +430,7 @@ class Ledger:
         Of messages that do not say when they were sent it goes by when they were found.
         """
         with self._writing():
-            gone = self._database.execute(
-                "DELETE FROM messages WHERE user = ? AND age < ?", (account.id, when)
-            ).rowcount
-            self._database.execute(
-                "UPDATE users SET floor = max(floor, ?), changed = 1, revision = revision + 1 "
-                "WHERE id = ?",
-                (when, account.id),
-            )
-            return gone
+            return self._forget_before(account.id, when)
 
     # --- below here: rows -------------------------------------------------------------------------
 
@@ -470,21 +485,8 @@ class Ledger:
 
     def _forget(self, id: int, digests: set[bytes]) -> int:
         """Delete the messages with these digests and all that share one with them, and so on."""
-        held = [
-            (mark, set(unpack("", message).digests))
-            for mark, message in self._select(
-                "SELECT mark, message FROM messages WHERE user = ?", id
-            )
-        ]
-        gone: list[bytes] = []
-        while True:
-            found = [(mark, of_it) for mark, of_it in held if not digests.isdisjoint(of_it)]
-            if not found:
-                break
-            held = [(mark, of_it) for mark, of_it in held if digests.isdisjoint(of_it)]
-            for mark, of_it in found:
-                gone.append(mark)
-                digests |= of_it
+        held = self._select("SELECT mark, message FROM messages WHERE user = ?", id)
+        gone, digests = copies([(mark, unpack("", message)) for mark, message in held], digests)
         self._database.executemany(
             "DELETE FROM messages WHERE user = ? AND mark = ?", [(id, mark) for mark in gone]
         )
@@ -495,6 +497,17 @@ class Ledger:
             "UPDATE users SET changed = 1, revision = revision + 1 WHERE id = ?", (id,)
         )
         return len(gone)
+
+    def _forget_before(self, id: int, when: float) -> int:
+        gone = self._database.execute(
+            "DELETE FROM messages WHERE user = ? AND age < ?", (id, when)
+        ).rowcount
+        self._database.execute(
+            "UPDATE users SET floor = max(floor, ?), changed = 1, revision = revision + 1 "
+            "WHERE id = ?",
+            (when, id),
+        )
+        return gone
 
     def _rows(self, users: Collection[str]) -> dict[str, _Row]:
         places = ",".join("?" * len(users))

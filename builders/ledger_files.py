@@ -9,8 +9,10 @@ import errno
 import os
 import sqlite3
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import msgpack
@@ -90,6 +92,54 @@ class Mail:
             known = {digest for message in mail for digest in message.digests}
             mail.extend(m for m in learned if known.isdisjoint(m.digests))
         return user, revision, mail
+
+
+@dataclass(frozen=True, slots=True)
+class Deletions:
+    """What was deleted from a ledger for good, of one user.
+
+    ``digests`` are under the folder's key. ``fence`` and ``published`` are what the ledger knows of
+    the store (see ``builders.ledger.Account``), ``ended`` is when its last run did, 0 if none has.
+    """
+
+    user: str
+    fence: int
+    published: str | None
+    ended: float
+    floor: float
+    digests: frozenset[bytes]
+
+
+def deletions(path: Path) -> list[Deletions]:
+    """Return what was deleted for good from the ledger with this database."""
+    with errors(path), closing(connect(path)) as database:
+        ended = database.execute("SELECT value FROM facts WHERE name = 'ended'").fetchone()
+        rows = database.execute(
+            "SELECT user, fence, published, floor, digest FROM "
+            "(SELECT * FROM users WHERE NOT gone) LEFT JOIN "
+            "(SELECT user AS of, digest FROM forgotten) ON of = id "
+            "WHERE floor > 0 OR digest IS NOT NULL ORDER BY id"
+        ).fetchall()
+    last = float(ended[0]) if ended else 0.0
+    return [
+        Deletions(user, fence, published, last, floor, frozenset(r[4] for r in found if r[4]))
+        for (user, fence, published, floor), found in groupby(rows, key=lambda row: row[:4])
+    ]
+
+
+def copies(
+    held: Iterable[tuple[bytes, Prepared]], digests: Collection[bytes]
+) -> tuple[list[bytes], set[bytes]]:
+    """Return the marks of the messages that have one of these digests, or share one with such.
+
+    Also returns all digests of those, and the given ones.
+    """
+    left, gone, digests = list(held), list[bytes](), set(digests)
+    while found := [(mark, m) for mark, m in left if not digests.isdisjoint(m.digests)]:
+        left = [(mark, m) for mark, m in left if digests.isdisjoint(m.digests)]
+        gone.extend(mark for mark, _ in found)
+        digests.update(digest for _, m in found for digest in m.digests)
+    return gone, digests
 
 
 def pack(message: Prepared) -> bytes:

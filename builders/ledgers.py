@@ -76,6 +76,11 @@ def drop_users(folder: Path, users: Iterable[str]) -> int:
     return max(found, default=0)
 
 
+def other_ledgers(path: Path) -> list[Path]:
+    """Return the databases of the other recipes in a ledger's folder."""
+    return sorted(set(path.parent.glob(f"*{_ENDING}")) - {path})
+
+
 def default_folder(location: str) -> Path:
     """Return where the ledgers of a store are if nobody says otherwise; see ``Store.location``."""
     name = blake2b(location.encode(), digest_size=8).hexdigest()

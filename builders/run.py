@@ -27,9 +27,9 @@ import msgpack
 
 from builders.build import Built, build_user, source_digest, unique
 from builders.hygiene import learnable
-from builders.ledger import Account, Ledger
-from builders.ledger_files import Mail
-from builders.ledgers import temporary_ledger
+from builders.ledger import AT_ONCE, Account, Ledger
+from builders.ledger_files import Mail, deletions
+from builders.ledgers import other_ledgers, temporary_ledger
 from builders.message import Message
 from builders.prepare import Prepared, Settings, Skip, correspondents, own_text, prepare
 from builders.read import RawItem, Unreadable, items, parse, size
@@ -129,6 +129,7 @@ def build(
                 added = ledger.add(result.prepared, heads, result.nothing)
                 report.skip(Skip.DUPLICATE, added.duplicates)
                 report.skip(KNOWN, added.known)
+        _inherit(store, ledger)
         runner = _Building(store, ledger, vocabulary.fingerprint, everybody, built_by, report)
         runner.run((data, router, settings, 1, floor, ledger.path), jobs, progress)
         ledger.end()
@@ -203,6 +204,18 @@ def _meet(
                 if info is not None and info.vocabulary == vocabulary:
                     ledger.add((), {user: store.head(user)})
     report.meeting_seconds = time.monotonic() - began
+
+
+def _inherit(store: Store, ledger: Ledger) -> None:
+    """Delete what was deleted on request from mail that was prepared otherwise.
+
+    It is after reading: a deletion in between went by the users who were in the ledger then.
+    """
+    for path in other_ledgers(ledger.path) if ledger.lasting else ():
+        found = deletions(path)
+        for first in range(0, len(found), AT_ONCE):
+            part = found[first : first + AT_ONCE]
+            ledger.inherit(part, store.heads([of.user for of in part]))
 
 
 @dataclass(slots=True)

@@ -77,7 +77,7 @@ class Place:
         rebuild: bool = False,
         jobs: int = 1,
         hook: Hook | None = None,
-        **changes: int,
+        **changes: object,
     ) -> Report:
         """Build from these messages; ``days`` is the window."""
         source = self.folder / "mail.jsonl"
@@ -117,9 +117,9 @@ def place(store: Store, tmp_path: Path) -> Place:
 def clean(store: Store, tmp_path: Path) -> Callable[[Iterable[Mail]], dict[str, bytes]]:
     """Returns the models of a first build from some messages."""
 
-    def models(messages: Iterable[Mail], **changes: int) -> dict[str, bytes]:
+    def models(messages: Iterable[Mail], **changes: object) -> dict[str, bytes]:
         fresh = Place(store, tmp_path)
-        fresh.night(messages, **changes)
+        fresh.night(messages, **changes)  # type: ignore[arg-type]
         return fresh.models()
 
     return models
@@ -442,6 +442,54 @@ def test_when_nothing_is_left_there_is_no_model(place: Place, clean: Callable[..
     assert place.models() == clean(
         [*without(ALL, *(mail(n)["message_id"] for n in range(6))), newer]
     )
+
+
+OTHERWISE = {"languages": ("en", "es")}  # another recipe, so another ledger
+
+
+@pytest.mark.parametrize("had", [True, False], ids=["had it", "new"])
+def test_what_was_forgotten_stays_so_however_mail_is_prepared(
+    place: Place, clean: Callable[..., object], had: bool
+) -> None:
+    if had:
+        place.night(ALL, **OTHERWISE)  # type: ignore[arg-type]
+    place.night(ALL)
+    gone = mail(2)["message_id"]
+    day = NOW - timedelta(days=5)
+    assert forget(place, str(gone)) == 1
+    assert forget(place, before=day) == 1
+    place.night(ALL, **OTHERWISE)  # type: ignore[arg-type]
+    expected = clean(without(ALL, gone, mail(5)["message_id"]))
+    assert place.models() == expected
+    place.night(ALL, rebuild=True, **OTHERWISE)  # type: ignore[arg-type]
+    assert place.models() == expected
+    assert forget(place, before=NOW) == 4
+    place.night(ALL)
+    place.night(ALL, **OTHERWISE)  # type: ignore[arg-type]
+    assert sorted(place.models()) == PEOPLE[1:]
+
+
+def test_what_was_forgotten_of_a_user_who_was_deleted_since_is_void(
+    place: Place, clean: Callable[..., object]
+) -> None:
+    place.night(ALL)
+    assert forget(place, str(mail(2)["message_id"])) == 1
+    place.store.forget(PEOPLE[0])
+    place.night(ALL, **OTHERWISE)  # type: ignore[arg-type]
+    assert place.models() == clean(ALL)
+
+
+def test_a_message_forgotten_while_another_ledger_is_made_does_not_come(
+    place: Place, clean: Callable[..., object]
+) -> None:
+    place.night(ALL)
+    gone = mail(2)["message_id"]
+
+    def delete() -> None:
+        assert forget(place, str(gone)) == 1
+
+    place.night(ALL, hook=Hook(at="reading", begin=delete), **OTHERWISE)  # type: ignore[arg-type]
+    assert place.models() == clean(without(ALL, gone))
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["first build", "later build"])
