@@ -346,8 +346,9 @@ return found
 
 # ARGV: what the fence is raised by above the generation, how many words the head has and these, the
 # same of pending messages and of rules, then for every slot its seconds, how many words and these.
-# Reply: what was found or done. Rules are put where there are none. The head is written last, in
-# one write, so that a script that was cut short can be repeated.
+# Reply: what was found or done. Rules are put where there are none, and if they, old or new, say
+# that the user wants no model, nothing else is. The head is written last, in one write, so that a
+# script that was cut short can be repeated.
 RESTORE: Final = (
     _PRELUDE
     + """
@@ -368,11 +369,12 @@ local function place(first, last, name)
   for i = first, last, 2 do if ARGV[i] == name then return i + 1 end end
 end
 local pointer, pointed = words()
+local waiting, waited = words()
 local from, to = words()
-if pointed > pointer then put(PENDING, from, to) end
-from, to = words()
 if redis.call('EXISTS', RULES) == 0 then put(RULES, from, to) end
 if pointed < pointer then return 'ruled' end
+if redis.call('HEXISTS', RULES, 'out') == 1 then return 'deleted' end
+put(PENDING, waiting, waited)
 while at <= #ARGV do
   local seconds = tonumber(ARGV[at])
   at = at + 1

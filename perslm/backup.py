@@ -12,7 +12,8 @@ head. Files of version 1, where the head had no model, only its number, are read
 
 **Restoring** leaves what is there: users that have a model, and users who were deleted (their fence
 stands), so that it can be repeated, and those deleted after the backup can be kept away by deleting
-them once more first (``perslm forget --from``). A restored user's next generation has a number far
+them once more first (``perslm forget --from``). Of who opted out, there or in the backup, comes no
+model. A restored user's next generation has a number far
 above, so that no number means two models to those who saw the ones that were lost.
 """
 
@@ -59,7 +60,10 @@ class Progress(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """How many users' models were restored, were there already, or have been deleted."""
+    """How many users' models were restored, were there already, or have been deleted.
+
+    Who wants no model counts as deleted.
+    """
 
     users: int
     present: int

@@ -213,6 +213,39 @@ def test_learned_messages_and_rules_come_back(
     assert either.rules("bob").opted_out
 
 
+def test_who_opted_out_is_not_brought_back(
+    either: Store, raw_store: redis.Redis, tmp_path: Path
+) -> None:
+    either.put_vocabulary(VOCABULARY.to_bytes(), FINGERPRINT)
+    for user in (USER, "ann", "bob"):
+        add(either, b"m1", user=user)
+    publish(either, b"two", "ann")
+    saved(either, tmp_path / "b")
+    raw_store.flushall()
+    out = Rules(opted_out=True)
+    either.set_rules(USER, out)  # whose fence is gone
+    either.set_rules("ann", Rules(True, frozenset({"desk"})))
+    for done in (Restored(1, 0, 2), Restored(0, 1, 2)):
+        assert put_back(either, tmp_path / "b") == done
+        assert list(either.users()) == list(either.learners()) == ["bob"]
+    for user in (USER, "ann"):
+        assert not raw_store.keys(f"perslm:[^r]*{{{user}}}*")
+        assert either.rules(user).opted_out
+
+
+def test_who_was_opting_out_during_the_backup_is_out(
+    either: Store, raw_store: redis.Redis, tmp_path: Path
+) -> None:
+    publish(either, b"one")
+    either.set_rules(USER, Rules(opted_out=True))
+    saved(either, tmp_path / "b")
+    raw_store.flushall()
+    for _ in range(2):
+        assert put_back(either, tmp_path / "b") == Restored(0, 0, 1)
+        assert list(either.users()) == []
+        assert either.rules(USER) == Rules(opted_out=True)
+
+
 def test_a_backup_of_the_first_version_is_read(store: Store, tmp_path: Path) -> None:
     fields = {"generation": 1, "blob": b"old", "previous": 0, "bytes": 3, "created": 5.0}
     fields |= {"source_digest": "", "messages": 1, "tokens": 1, "vocabulary": "f1", "nonce": "n"}
