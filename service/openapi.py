@@ -410,7 +410,7 @@ USER: Final[dict[str, Any]] = {
     },
 }
 _ADDRESSES: Final[dict[str, Any]] = {
-    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+    "anyOf": [{"type": ["string", "null"]}, {"type": "array", "items": {"type": "string"}}],
     "description": "as in a mail header, or a list of such",
 }
 LEARN: Final[dict[str, Any]] = {
@@ -426,21 +426,22 @@ LEARN: Final[dict[str, Any]] = {
             "application/json": {
                 "schema": {
                     "type": "object",
-                    "description": "a line of a JSON lines source; other fields are ignored",
+                    "description": "a line of a JSON lines source; fields may be null, others are "
+                    "ignored",
                     "anyOf": [{"required": ["body"]}, {"required": ["raw"]}],
                     "properties": {
                         "message_id": {
-                            "type": "string",
+                            "type": ["string", "null"],
                             "description": "by which the message is known again; without one it "
                             "is by its content",
                         },
-                        "date": {"type": "string", "description": "when it was sent"},
+                        "date": {"type": ["string", "null"], "description": "when it was sent"},
                         "from": _ADDRESSES,
                         "to": _ADDRESSES,
                         "cc": _ADDRESSES,
-                        "subject": {"type": "string"},
-                        "body": {"type": "string", "description": "its text"},
-                        "raw": {"type": "string", "description": "or the whole message"},
+                        "subject": {"type": ["string", "null"]},
+                        "body": {"type": ["string", "null"], "description": "its text"},
+                        "raw": {"type": ["string", "null"], "description": "or the whole message"},
                     },
                 },
                 "example": {
