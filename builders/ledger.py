@@ -440,7 +440,7 @@ class Ledger:
         if not row.forgotten.isdisjoint(digests):
             if not row.forgotten.issuperset(digests):
                 self._forget(row.id, row.forgotten.union(digests))
-                row.forgotten.update(digests)
+                row.forgotten = self._rows([row.user])[row.user].forgotten
             return True
         age = message.when if message.when > 0 else self._now
         if age < max(row.floor, self._floor):
@@ -485,8 +485,11 @@ class Ledger:
 
     def _forget(self, id: int, digests: set[bytes]) -> int:
         """Delete the messages with these digests and all that share one with them, and so on."""
-        held = self._select("SELECT mark, message FROM messages WHERE user = ?", id)
-        gone, digests = copies([(mark, unpack("", message)) for mark, message in held], digests)
+        held = self._select("SELECT mark, learned, message FROM messages WHERE user = ?", id)
+        gone, digests = copies(
+            [(mark, bool(learned), unpack("", message)) for mark, learned, message in held],
+            digests,
+        )
         self._database.executemany(
             "DELETE FROM messages WHERE user = ? AND mark = ?", [(id, mark) for mark in gone]
         )

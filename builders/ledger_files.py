@@ -71,6 +71,8 @@ class Mail:
         """Return a user, the revision of their mail, and the messages that may count.
 
         Copies of a message are among them, but nothing that was learned and is in the mail, too.
+        What was learned may say too little of itself to share a digest with its mail; then that it
+        says the same is enough.
         """
         with errors(self._path):
             self._database.execute("BEGIN")
@@ -90,7 +92,10 @@ class Mail:
                 self._database.execute("COMMIT")
         if learned:
             known = {digest for message in mail for digest in message.digests}
-            mail.extend(m for m in learned if known.isdisjoint(m.digests))
+            texts = {message.sequences for message in mail}
+            mail.extend(
+                m for m in learned if known.isdisjoint(m.digests) and m.sequences not in texts
+            )
         return user, revision, mail
 
 
@@ -128,18 +133,28 @@ def deletions(path: Path) -> list[Deletions]:
 
 
 def copies(
-    held: Iterable[tuple[bytes, Prepared]], digests: Collection[bytes]
+    held: Iterable[tuple[bytes, bool, Prepared]], digests: Collection[bytes]
 ) -> tuple[list[bytes], set[bytes]]:
     """Return the marks of the messages that have one of these digests, or share one with such.
 
-    Also returns all digests of those, and the given ones.
+    ``held`` says of each whether it was learned; those go also with a message that says the same,
+    as it may be theirs. Also returns all digests of what goes, and the given ones.
     """
-    left, gone, digests = list(held), list[bytes](), set(digests)
-    while found := [(mark, m) for mark, m in left if not digests.isdisjoint(m.digests)]:
-        left = [(mark, m) for mark, m in left if digests.isdisjoint(m.digests)]
-        gone.extend(mark for mark, _ in found)
-        digests.update(digest for _, m in found for digest in m.digests)
-    return gone, digests
+    gone, digests, texts = list[bytes](), set(digests), set[tuple[Sequence, ...]]()
+    left = list(held)
+    while True:
+        found, rest = list[tuple[bytes, bool, Prepared]](), list[tuple[bytes, bool, Prepared]]()
+        for mark, learned, message in left:
+            goes = not digests.isdisjoint(message.digests)
+            goes = goes or (learned and message.sequences in texts)
+            (found if goes else rest).append((mark, learned, message))
+        if not found:
+            return gone, digests
+        left = rest
+        for mark, _, message in found:
+            gone.append(mark)
+            digests.update(message.digests)
+            texts.add(message.sequences)
 
 
 def pack(message: Prepared) -> bytes:

@@ -224,6 +224,21 @@ def test_forgotten_messages_and_their_copies_stay_away(ledger: Ledger) -> None:
     assert words(ledger) == [2]
 
 
+def test_copies_of_copies_stay_away_within_one_addition(ledger: Ledger) -> None:
+    content, later = b"c" * 16, b"d" * 16
+    ledger.add([(None, replace(message("ann", 1), digests=(id_digest("1"), content)))], HEADS)
+    account = ledger.account("ann")
+    assert account is not None
+    ledger.forget_messages(account, [id_digest("1")])
+    far = replace(message("ann", 3), digests=(later,))
+    other_far = replace(message("ann", 3, when=NOW - DAY), digests=(later,))
+    middle = replace(message("ann", 4), digests=(later, b"e" * 16))
+    last = replace(message("ann", 5), digests=(b"e" * 16,))
+    link = replace(message("ann", 6), digests=(content, later))
+    ledger.add([(None, m) for m in (far, middle, link, other_far, last)], HEADS)
+    assert words(ledger) == []
+
+
 def test_a_message_can_be_forgotten_before_it_is_found(ledger: Ledger) -> None:
     ledger.add([(None, message("ann", 2))], HEADS)
     account = ledger.account("ann")

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -340,6 +341,24 @@ def test_a_message_that_was_counted_before_it_was_learned_counts_once(
     assert statuses(place.night([]))[PEOPLE[0]] is Status.PUBLISHED
     assert place.store.pending(PEOPLE[0]) == []
     assert place.models() == clean([*ALL, mail(9)])
+
+
+@pytest.mark.parametrize("digests", [(), (b"of its text only",)], ids=["short", "long"])
+def test_a_learned_message_that_says_little_of_itself_gives_way_to_its_mail(
+    place: Place, clean: Callable[..., object], digests: tuple[bytes, ...]
+) -> None:
+    place.night(ALL)
+    alone = replace(learned(9), digests=digests, sent=0.0)
+    place.store.add_message(PEOPLE[0], alone, vocabulary=WORDS.fingerprint)
+    place.night(ALL)
+    assert place.store.pending(PEOPLE[0]) == []
+    assert place.models() != clean(ALL)
+    place.night([*ALL, mail(9)])
+    assert place.models() == clean([*ALL, mail(9)])
+    assert forget(place, str(mail(9)["message_id"])) == 2
+    assert place.models() == clean(ALL)
+    place.night([*ALL, mail(9)])
+    assert place.models() == clean(ALL)
 
 
 def test_who_only_learned_is_built_too(place: Place) -> None:
