@@ -29,6 +29,7 @@ Which messages are taken is decided in ``builders.run``, what becomes of them in
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Several
 from contextlib import contextmanager
@@ -100,8 +101,7 @@ class Ledger:
         self._key = key
         self.rebuilding = False
         self._run = 0
-        self._now = 0.0
-        self._floor = 0.0
+        self._now = time.time()
         with errors(path):
             self._database = connect(path, lasting=lasting)
             fits = self._keyed(b"the key of this ledger").hex()
@@ -112,6 +112,7 @@ class Ledger:
                         "whole from a backup, or remove it and build from all mail with --rebuild"
                     )
                 self._set_fact("key", fits)
+                self._floor = float(self._fact("floor", "0"))
 
     def close(self) -> None:
         """Close the database."""
@@ -446,7 +447,7 @@ class Ledger:
         if age < max(row.floor, self._floor):
             return True
         kept = pack(Prepared(message.user, message.when, digests, message.sequences))
-        mark = self._mark_of(row, kept, alike=not digests)
+        mark = self._mark_of(row, kept, alike=not digests and not learned)
         found = self._database.execute(
             "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (user, mark) "
             "DO UPDATE SET learned = 0 WHERE learned > excluded.learned",

@@ -348,8 +348,8 @@ def test_a_learned_message_that_says_little_of_itself_gives_way_to_its_mail(
     place: Place, clean: Callable[..., object], digests: tuple[bytes, ...]
 ) -> None:
     place.night(ALL)
-    alone = replace(learned(9), digests=digests, sent=0.0)
-    place.store.add_message(PEOPLE[0], alone, vocabulary=WORDS.fingerprint)
+    message = replace(learned(9), digests=digests, sent=0.0)
+    place.store.add_message(PEOPLE[0], message, vocabulary=WORDS.fingerprint)
     place.night(ALL)
     assert place.store.pending(PEOPLE[0]) == []
     assert place.models() != clean(ALL)
@@ -359,6 +359,45 @@ def test_a_learned_message_that_says_little_of_itself_gives_way_to_its_mail(
     assert place.models() == clean(ALL)
     place.night([*ALL, mail(9)])
     assert place.models() == clean(ALL)
+
+
+def alone(number: int) -> Pending:
+    """A message of which nothing but the text is known."""
+    return replace(learned(number), digests=(), sent=0.0)
+
+
+def test_a_deletion_counts_what_was_learned_once(
+    place: Place, clean: Callable[..., object]
+) -> None:
+    place.night(ALL)
+    place.store.add_message(PEOPLE[0], alone(9), vocabulary=WORDS.fingerprint)
+    assert forget(place, "<of nothing>") == 0
+    expected = clean([*ALL, mail(9, date=None)])
+    assert place.models() == expected
+    place.night(ALL)
+    assert place.models() == expected
+
+
+def test_what_was_learned_without_a_date_is_of_the_day_it_was_learned(
+    place: Place, clean: Callable[..., object]
+) -> None:
+    place.night(ALL)
+    place.store.add_message(PEOPLE[0], alone(9), vocabulary=WORDS.fingerprint)
+    assert forget(place, before=NOW - timedelta(days=4000)) == 0
+    expected = clean([*ALL, mail(9, date=None)])
+    assert place.models() == expected
+    place.night(ALL, days=4000)
+    assert place.models() == expected
+
+
+def test_a_deletion_does_not_count_what_is_beyond_the_window(
+    place: Place, clean: Callable[..., object]
+) -> None:
+    place.night(ALL, days=7)
+    place.store.add_message(PEOPLE[0], learned(9), vocabulary=WORDS.fingerprint)
+    assert forget(place, "<of nothing>") == 0
+    assert place.models() == clean(ALL)
+    assert place.store.pending(PEOPLE[0]) == []
 
 
 def test_who_only_learned_is_built_too(place: Place) -> None:
