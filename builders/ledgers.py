@@ -2,8 +2,9 @@
 
 A folder is for one store and one tenant. It is made for its owner alone (0700), and so are the
 files in it (0600): the ``key`` of the digests, the ``lock`` of the build that runs, and one SQLite
-database for each *recipe*: mail that was prepared for another vocabulary, in other languages or
-with other zones says other things. Keep a folder where the mail is, not where the store is.
+database for each *recipe*: mail that was prepared for another vocabulary, in other languages, with
+other zones or by another version says other things. Keep a folder where the mail is, not where the
+store is.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Final
 import platformdirs
 
 from builders.ledger import Ledger
-from builders.prepare import Settings
+from builders.prepare import VERSION, Settings
 from perslm._files import OWNER_ONLY, replacing
 from perslm.errors import LedgerError
 
@@ -32,7 +33,7 @@ _KEY_BYTES: Final = 32
 
 def recipe(vocabulary: str, settings: Settings) -> str:
     """Return the name of what decides how messages are prepared, for a vocabulary's fingerprint."""
-    parts = [vocabulary, sorted(settings.languages), sorted(settings.keep)]
+    parts = [VERSION, vocabulary, sorted(settings.languages), sorted(settings.keep)]
     return blake2b(json.dumps(parts).encode(), digest_size=8).hexdigest()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from builders.clean import Cleaned, Zone, clean
 from builders.duplicates import digests
@@ -30,6 +31,10 @@ class Skip(StrEnum):
     NO_OWN_WORDS = "no_own_words"
     OTHER_LANGUAGE = "other_language"
 
+
+VERSION: Final = 1
+"""Of what becomes of a message here: it changes when the same message is to give other sequences,
+as when cleaning, entities or the choice of languages find more. Ledgers then begin anew."""
 
 LEAST_BYTES = 1024
 """The smallest model that may be asked for: one of a few hundred n-grams."""

@@ -26,7 +26,7 @@ from builders.build import build_user
 from builders.duplicates import id_digest
 from builders.forgetting import forget_mail
 from builders.ledgers import drop_users, open_ledger
-from builders.prepare import Settings, Skip
+from builders.prepare import VERSION, Settings, Skip
 from builders.report import Report, Status
 from builders.routing import Router
 from builders.run import KNOWN, TOO_OLD, build
@@ -224,6 +224,16 @@ def test_other_settings_build_everybody_from_the_ledger(
     report = place.night([], order=2, min_messages=1)
     assert statuses(report) == dict.fromkeys(PEOPLE, Status.PUBLISHED)
     assert place.models() == clean(ALL, order=2, min_messages=1)
+
+
+def test_mail_is_prepared_anew_when_the_preparation_is_another(
+    place: Place, clean: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.night(ALL)
+    monkeypatch.setattr("builders.ledgers.VERSION", VERSION + 1)
+    report = place.night(ALL)
+    assert KNOWN not in report.skipped
+    assert place.models() == clean(ALL)
 
 
 # Stores that changed in between
