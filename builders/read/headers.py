@@ -105,8 +105,8 @@ def _decode_q(payload: str) -> bytes:
 # Addresses --------------------------------------------------------------------------------------
 
 _ONE_MAILBOX = re.compile(
-    r"\s*(?:\"?([^\"<>,;:@()\\=]*?)\"?\s*<)?"
-    r"([^\s<>,;:\"()\\@=]+@[^\s<>,;:\"()\\@=]+)>?\s*"
+    r"\s*+(?:\"?([^\"<>,;:@()\\=]*+)\"?\s*+<)?"
+    r"([^\s<>,;:\"()\\@=]++@[^\s<>,;:\"()\\@=]++)>?\s*+"
 )
 _TOKEN = re.compile(
     r"\"(?P<quoted>(?:[^\"\\]|\\.)*)\"?"
@@ -118,7 +118,8 @@ _TOKEN = re.compile(
     r"|.",
     re.DOTALL,
 )
-_ADDRESS = re.compile(r"[^\s<>\"'(),;:@]+@[^\s<>\"'(),;:@]+")
+# begins where a token does: a long one without @ would be looked at from each of its characters
+_ADDRESS = re.compile(r"(?<![^\s<>\"'(),;:@])[^\s<>\"'(),;:@]+@[^\s<>\"'(),;:@]+")
 
 
 def addresses(value: str) -> tuple[Address, ...]:

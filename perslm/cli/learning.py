@@ -44,6 +44,7 @@ class Prepare:
         message, MissingExtraError without ``perslm[builders]``.
         """
         try:
+            from builders.hygiene import MOST_TOKENS
             from builders.message import Message
             from builders.prepare import Settings, Skip, prepare
             from builders.read.records import parse_record
@@ -59,7 +60,20 @@ class Prepare:
         if isinstance(prepared, Skip):
             return str(prepared)
         mark = prepared.digests[0] if prepared.digests else _digest(prepared.sequences)
-        return Pending(mark, prepared.when, prepared.digests, prepared.sequences)
+        sequences = _beginning(prepared.sequences, MOST_TOKENS)
+        return Pending(mark, prepared.when, prepared.digests, sequences)
+
+
+def _beginning(sequences: Iterable[Sequence], most: int) -> tuple[Sequence, ...]:
+    """Return the first ``most`` tokens: a build counts no more of a message either."""
+    kept = []
+    for sequence in sequences:
+        if most <= 0:
+            break
+        whole = len(sequence.ids) <= most
+        kept.append(sequence if whole else sequence._replace(ids=sequence.ids[:most], closes=False))
+        most -= len(sequence.ids)
+    return tuple(kept)
 
 
 def listed(text: str) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ import pytest
 import redis
 
 import perslm
+from builders.hygiene import MOST_TOKENS
 from perslm.blob import Metadata, encode
 from perslm.cli.learning import Prepare
 from perslm.counts import Specials, count
@@ -415,6 +416,19 @@ def test_what_is_blocked_or_opted_out_is_not_used(ready: Store) -> None:
     ready.set_rules(USER, Rules(opted_out=True))
     asked = ScoreRequest(USER, FINGERPRINT, [[VOCABULARY.bos]], [[5]])
     assert service.score(asked).reason == "unknown_user"
+
+
+def test_no_more_of_a_message_is_kept_than_a_build_counts() -> None:
+    whole = Prepare()(fields(body=LEARNED), USER, VOCABULARY)
+    long = Prepare()(fields(body=" ".join([LEARNED] * 300)), USER, VOCABULARY)
+    assert isinstance(whole, Pending)
+    assert isinstance(long, Pending)
+    (sentence,) = whole.sequences
+    assert set(long.sequences[:-1]) == {sentence}
+    assert sum(len(sequence.ids) for sequence in long.sequences) == MOST_TOKENS
+    cut = long.sequences[-1]
+    assert cut.ids == sentence.ids[: len(cut.ids)]
+    assert cut.closes == (len(cut.ids) == len(sentence.ids))
 
 
 def test_who_is_deleted_meanwhile_does_not_come_back(ready: Store) -> None:

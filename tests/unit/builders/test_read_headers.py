@@ -162,3 +162,12 @@ def test_written_dates_are_read_back(moment: datetime) -> None:
     moment = moment.replace(microsecond=0)
     assert headers.date(moment.isoformat()) == moment
     assert headers.date(format_datetime(moment)) == moment
+
+
+@pytest.mark.parametrize(
+    "value", [" " * 50_000, "a" + " " * 50_000 + "b", "a." * 50_000, "[" * 50_000]
+)
+def test_endless_fields_take_no_longer_than_they_are(value: str) -> None:
+    assert all(
+        not address.address for address in headers.addresses(value)
+    )  # or this test would never end
