@@ -51,7 +51,7 @@ local function id(wrapped) return string.sub(wrapped, 6, 21) end
 HEAD: Final = (
     _PRELUDE
     + """
-local rules = redis.call('HGET', RULES, 'revision') or ''
+local rules = redis.call('HGET', RULES, 'revision') or redis.call('HGET', RULES, 'out') or ''
 local left = redis.call('PTTL', KEYS[2])
 if generation == 0 then return {0, fence, '', '', 0, left, rules, ''} end
 local digest = redis.call('HGET', KEYS[1], 'd') or ''
@@ -67,7 +67,7 @@ local head = redis.call('HMGET', KEYS[1], 'g', 'f', 'd')
 local generation, fence = tonumber(head[1] or 0), tonumber(head[2] or 0)
 local raised = tonumber(redis.call('GET', KEYS[2]) or 0)
 if raised > fence then generation, fence = 0, raised end
-local rules = redis.call('HGET', KEYS[4], 'revision') or ''
+local rules = redis.call('HGET', KEYS[4], 'revision') or redis.call('HGET', KEYS[4], 'out') or ''
 local left = redis.call('PTTL', KEYS[2])
 if generation == 0 then return '0 ' .. fence .. ' 0 ' .. left .. ' ' .. rules .. ' ' end
 local pending = redis.call('HLEN', KEYS[3])
@@ -196,7 +196,8 @@ else
   local vocabulary = redis.call('HGET', KEYS[1], 'v')
   if vocabulary ~= ARGV[4] then return {'vocabulary', vocabulary or ''} end
   if redis.call('HEXISTS', PENDING, mark) == 1 then
-    redis.call('HSET', PENDING, mark, ARGV[7])  -- a write, which replicas can confirm
+    local kept = redis.call('HGET', PENDING, mark)
+    redis.call('HSET', PENDING, mark, kept)  -- a write, which replicas can confirm
     return {'known', generation}
   end
   known = redis.call('HLEN', PENDING)
@@ -353,7 +354,6 @@ RESTORE: Final = (
     _PRELUDE
     + """
 if generation > 0 then return 'present' end
-if fence > 0 then return 'deleted' end
 local at = 2
 local function words()
   local first = at + 1
@@ -371,7 +371,12 @@ end
 local pointer, pointed = words()
 local waiting, waited = words()
 local from, to = words()
-if redis.call('EXISTS', RULES) == 0 then put(RULES, from, to) end
+local out = place(from, to, 'out')
+if redis.call('EXISTS', RULES) == 0 then
+  if fence == 0 then put(RULES, from, to)
+  elseif out then redis.call('HSET', RULES, 'out', ARGV[out]) end
+end
+if fence > 0 then return 'deleted' end
 if pointed < pointer then return 'ruled' end
 if redis.call('HEXISTS', RULES, 'out') == 1 then return 'deleted' end
 put(PENDING, waiting, waited)

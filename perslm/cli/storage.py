@@ -62,8 +62,9 @@ def restore(
 ) -> None:
     """Put the models of a backup into a store.
 
-    Users who have a model there keep it, and those who were deleted there stay so: delete once more
-    whoever was deleted since the backup, before. After an interruption run the same command again.
+    Users who have a model there keep it, and those who were deleted or opted out there stay so:
+    delete once more whoever was deleted since the backup, before. After an interruption run the
+    same command again.
     With --json: how many users were restored, present already, or deleted.
     """
     from perslm.backup import restore as read

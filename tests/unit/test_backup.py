@@ -246,6 +246,21 @@ def test_who_was_opting_out_during_the_backup_is_out(
         assert either.rules(USER) == Rules(opted_out=True)
 
 
+def test_who_opted_out_before_the_backup_and_is_deleted_is_out(
+    either: Store, raw_store: redis.Redis, tmp_path: Path
+) -> None:
+    publish(either, b"one", "bob")
+    either.set_rules("bob", Rules().block(["desk"], [VOCABULARY]))
+    either.set_rules(USER, Rules(opted_out=True))
+    saved(either, tmp_path / "b")
+    raw_store.flushall()
+    for user in (USER, "bob"):
+        either.forget(user)
+    assert put_back(either, tmp_path / "b") == Restored(0, 0, 2)
+    assert either.rules(USER) == Rules(opted_out=True)
+    assert either.rules("bob") == Rules()
+
+
 def test_a_backup_of_the_first_version_is_read(store: Store, tmp_path: Path) -> None:
     fields = {"generation": 1, "blob": b"old", "previous": 0, "bytes": 3, "created": 5.0}
     fields |= {"source_digest": "", "messages": 1, "tokens": 1, "vocabulary": "f1", "nonce": "n"}

@@ -88,6 +88,9 @@ def test_a_message_that_is_there_is_not_added_again(either: Store) -> None:
     publish(either)
     assert add(either, b"m1", b"m2", b"m1") == [True, True, False]
     assert marks(either) == [b"m1", b"m2"]
+    before = either.pending(USER)
+    assert not either.add_message(USER, message(b"m1", DESK), vocabulary=FINGERPRINT)
+    assert either.pending(USER) == before, "replicas would not hear of another one"
 
 
 def test_messages_come_oldest_first(either: Store) -> None:
@@ -396,6 +399,7 @@ def test_a_deletion_leaves_of_rules_the_wish_alone(either: Store, raw_store: red
     either.set_rules(USER, Rules(True, blocked.phrases, blocked.blocked))
     either.forget(USER)
     assert either.rules(USER) == Rules(opted_out=True)
+    assert all(head.rules for head in (either.head(USER), *either.heads([USER])))
     assert raw_store.hgetall("perslm:rules:{ada-l}") == {b"out": b"1"}
     with pytest.raises(OptedOutError):
         add(either, b"m1")
