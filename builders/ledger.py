@@ -38,7 +38,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from builders.ledger_files import Deletions, connect, copies, errors, pack, unpack
+from builders.ledger_files import Deletions, connect, copies, errors, pack, undated, unpack
 from builders.prepare import Prepared, Settings
 from perslm.errors import LedgerError
 from perslm.store import FENCE_SECONDS, Head, Pending
@@ -503,9 +503,12 @@ class Ledger:
         return len(gone)
 
     def _forget_before(self, id: int, when: float) -> int:
-        gone = self._database.execute(
-            "DELETE FROM messages WHERE user = ? AND age < ?", (id, when)
-        ).rowcount
+        old = "FROM messages WHERE user = ? AND age < ?"
+        # found again, what has no date would be of that day
+        gone = self._forget(
+            id, undated(m for (m,) in self._select(f"SELECT message {old}", id, when))
+        )
+        gone += self._database.execute(f"DELETE {old}", (id, when)).rowcount
         self._database.execute(
             "UPDATE users SET floor = max(floor, ?), changed = 1, revision = revision + 1 "
             "WHERE id = ?",

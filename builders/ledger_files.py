@@ -157,6 +157,12 @@ def copies(
             texts.add(message.sequences)
 
 
+def undated(packed: Iterable[bytes]) -> set[bytes]:
+    """Return the digests of those messages that do not say when they were sent."""
+    messages = (unpack("", one) for one in packed)
+    return {digest for m in messages if m.when <= 0 for digest in m.digests}
+
+
 def pack(message: Prepared) -> bytes:
     """Return one message as msgpack, all but its user; ids as raw little-endian uint32."""
     sequences = [

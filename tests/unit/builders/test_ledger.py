@@ -259,6 +259,17 @@ def test_what_is_before_a_day_stays_away_even_when_all_begins_anew(ledger: Ledge
     assert words(ledger) == [3]
 
 
+def test_what_does_not_say_when_it_was_sent_stays_away_too(ledger: Ledger) -> None:
+    undated = message("ann", 1, when=0.0)
+    ledger.add([(None, undated), (None, message("ann", 2, when=NOW + 2 * DAY))], HEADS)
+    account = ledger.account("ann")
+    assert account is not None
+    assert ledger.forget_before(account, NOW + DAY) == 1
+    begin(ledger, now=NOW + 3 * DAY, rebuild=True)
+    ledger.add([(None, undated), (None, message("ann", 3, when=NOW + 2 * DAY))], HEADS)
+    assert words(ledger) == [3]
+
+
 def test_beginning_anew_is_for_the_users_found(ledger: Ledger) -> None:
     ledger.add([(b"1", message("ann", 1)), (b"2", message("bob", 2))], BOTH)
     begin(ledger, rebuild=True)
