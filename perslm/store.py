@@ -129,7 +129,7 @@ def open_store(
     tenant: str | None = None,
     namespace: str = NAMESPACE,
     timeout: float = 5.0,
-    keep_generations_seconds: int = KEEP_GENERATIONS_SECONDS,
+    keep_generations_seconds: int | None = None,
     master_keys: str | os.PathLike[str] | None = None,
     patient: bool = False,
 ) -> Store:
@@ -142,7 +142,8 @@ def open_store(
             ``default``.
         namespace: first part of every key, so that several installations can share a server.
         timeout: seconds for connecting and for each reply.
-        keep_generations_seconds: how long a superseded generation stays for ``rollback``.
+        keep_generations_seconds: how long a superseded generation stays for ``rollback``. None
+            means the environment's ``PERSLM_KEEP_GENERATIONS_SECONDS``, else 7 days.
         master_keys: a file of master keys (``perslm.encryption``): models are encrypted with them
             before they go to the server. None means the environment's ``PERSLM_MASTER_KEYS``, else
             no encryption.
@@ -159,7 +160,7 @@ def open_store(
         tenant=tenant or os.environ.get("PERSLM_TENANT") or DEFAULT_TENANT,
         namespace=namespace,
         timeout=timeout,
-        keep_generations_seconds=keep_generations_seconds,
+        keep_generations_seconds=_kept(keep_generations_seconds),
         master_keys=MasterKeys(master_keys) if master_keys else None,
         patient=patient,
     )
@@ -385,6 +386,15 @@ class Store(Learning):
                     "PERSLM_MASTER_KEYS=FILE"
                 )
         raise StoreError(TOO_BUSY)  # another data key each time
+
+
+def _kept(seconds: int | None) -> int:
+    if seconds is not None:
+        return seconds
+    said = os.environ.get("PERSLM_KEEP_GENERATIONS_SECONDS") or str(KEEP_GENERATIONS_SECONDS)
+    if not said.isascii() or not said.isdigit():
+        raise ArgumentError("PERSLM_KEEP_GENERATIONS_SECONDS must be a whole number of seconds")
+    return int(said)
 
 
 def _null_reason(

@@ -69,6 +69,7 @@ def test_a_stranger_can_follow_it(tmp_path: Path, store_url: str) -> None:
 def test_its_variables_and_options_exist() -> None:
     named = set(re.findall(r"\bPERSLM_([A-Z_]+)\b", DOCUMENT))
     others = {"TOKEN", "TENANT", "STORE", "LEDGER", "LANGUAGES", "KEEP"}  # not of the service
+    others.add("KEEP_GENERATIONS_SECONDS")
     assert named - others <= {name.upper() for name in Settings.__dataclass_fields__}
     for field in Settings.__dataclass_fields__:
         if field.startswith(("jwt", "tls", "audit", "keys", "behind", "insecure")):

@@ -408,3 +408,17 @@ def test_what_is_shown_of_a_model_names_nobody(store: Store) -> None:
     for shown in (store.info(USER), store.fetch(USER), store.generations(USER), store):
         assert USER not in repr(shown)
         assert "words" not in repr(shown)
+
+
+def test_the_environment_says_how_long_replaced_generations_stay(
+    store_url: str, raw_store: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PERSLM_KEEP_GENERATIONS_SECONDS", "50")
+    with open_store(store_url) as store:
+        for blob in (b"one", b"two"):
+            store.publish("ann", blob, parent=store.head("ann"))
+    (replaced,) = raw_store.keys("perslm:slot:{ann}:*")
+    assert 0 < raw_store.ttl(replaced) <= 50
+    monkeypatch.setenv("PERSLM_KEEP_GENERATIONS_SECONDS", "a week")
+    with pytest.raises(ArgumentError, match="PERSLM_KEEP_GENERATIONS_SECONDS"):
+        open_store(store_url)
