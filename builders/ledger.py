@@ -312,7 +312,10 @@ class Ledger:
         if head.generation > 0 and head.source_digest == published:
             return False
         lost = not head.generation and published is not None
-        return head.fence > fence or (lost and self._now - ended > FENCE_SECONDS)
+        long_ago = self._now - ended > FENCE_SECONDS
+        # restoring raises the fence, too, but there was no deletion then
+        deleted = head.fence > fence and (head.since_deletion is not None or long_ago)
+        return deleted or (lost and long_ago)
 
     def inherit(self, found: Several[Deletions], heads: Several[Head]) -> None:
         """Delete for good what was deleted so from another ledger of the folder.

@@ -289,13 +289,14 @@ def test_beginning_anew_is_for_the_users_found(ledger: Ledger) -> None:
         (Head(0, 0), True, True),
         (Head(1, 0, 1, "d"), True, True),
         (Head(1, 0, 0, "d", "rules"), True, True),
-        (Head(0, 5), False, False),
-        (Head(6, 5, 0, "other"), False, False),
+        (Head(0, 5, since_deletion=9.0), False, False),
+        (Head(6, 5, 0, "other", since_deletion=9.0), False, False),
         (Head(1_000_001, 1_000_001, 0, "d"), True, False),
+        (Head(1_000_001, 1_000_001, 0, "an earlier one"), True, True),
     ],
     ids=[
         "same", "rolled forth", "other", "lost", "learned", "ruled", "deleted", "deleted and built",
-        "restored",
+        "restored", "an older backup",
     ],
 )  # fmt: skip
 def test_the_store_decides_who_is_built_and_who_is_gone(

@@ -30,6 +30,7 @@ from builders.prepare import VERSION, Settings, Skip
 from builders.report import Report, Status
 from builders.routing import Router
 from builders.run import KNOWN, TOO_OLD, build
+from perslm.backup import backup, restore
 from perslm.errors import LedgerError, NoModelError
 from perslm.rules import Rules
 from perslm.store import Pending, Store, open_store
@@ -276,6 +277,21 @@ def test_a_store_that_lost_everything_gets_it_back(place: Place) -> None:
         for key in keys.keys(f"*{place.store.tenant}*{user}*"):
             keys.delete(key)
     assert place.models() == {}
+    place.night([])
+    assert place.models() == before
+
+
+def test_an_older_backup_is_brought_up_to_date(place: Place, tmp_path: Path) -> None:
+    place.night(ALL[: len(ALL) // 2])
+    backup(place.store, tmp_path / "older", Hook())
+    place.night(ALL)
+    before = place.models()
+    for user in PEOPLE:
+        keys = place.store._connection.client()
+        for key in keys.keys(f"*{place.store.tenant}*{user}*"):
+            keys.delete(key)
+    restore(place.store, tmp_path / "older", Hook())
+    assert place.models() != before
     place.night([])
     assert place.models() == before
 
