@@ -17,7 +17,7 @@ from perslm.errors import ArgumentError, MissingExtraError
 __all__ = ["gate"]
 
 _ALL = frozenset(["*", "all"])
-_SENTENCE = re.compile(r"(?:[^.!?。！？؟।]|[.!?](?!\s))*+[.!?。！？؟।]*+\s*+")
+_SENTENCE = re.compile(r"(?>(?>[^.!?。！？؟।]|[.!?](?!\s))*)[.!?。！？؟।]*+\s*+")
 _LETTERS = re.compile(r"[^\W\d_]+")
 # CLD2 refuses a text that holds anything but these.
 _UNREADABLE = re.compile(

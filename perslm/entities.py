@@ -96,7 +96,7 @@ _DIGIT = re.compile(r"\d")
 
 # --- addresses, URLs, paths --------------------------------------------------------------------
 
-_ADDRESS = re.compile(r"(?<![\w.+%-])[\w.+%-]++@(?=[^\W\d_])[\w-]++(?:\.[\w-]++)*+")
+_ADDRESS = re.compile(r"(?<![\w.+%-])[\w.+%-]++@(?=[^\W\d_])[\w-]++(?>(?>\.[\w-]++)*)")
 _URL = re.compile(
     r"""(?<![A-Za-z0-9+.-])
     (?:[A-Za-z][A-Za-z0-9+.-]{1,20}:// | mailto:(?=\S) | www\d?\.(?=\w) )
@@ -104,8 +104,8 @@ _URL = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _DOTTED = re.compile(
-    r"""(?<![\w@.~-]) [^\W_] [\w-]*+ (?: \.[\w-]++ )++ (?!@)
-    (?: (?: :\d+ )?+ [/?\#] [^\s<>"]*+ )?+""",
+    r"""(?<![\w@.~-]) [^\W_] [\w-]*+ (?>(?> \.[\w-]++ )+) (?!@)
+    (?>(?> (?>(?> :\d+ )?) [/?\#] [^\s<>"]*+ )?)""",
     re.VERBOSE,
 )
 # A name of one letter is more often an abbreviation: a.k.a., S.A.C.
@@ -114,13 +114,13 @@ _CLOSERS = {")": "(", "]": "[", "}": "{"}
 _PATH = re.compile(
     r"""(?<![\w\\])
     (?: [A-Za-z]:\\(?!\\) | \\\\(?=[\w.$-]) )
-    (?: [^\\/:*?"<>|\n]{1,80} \\ )*+ [^\s\\/:*?"<>|]*+
+    (?>(?> [^\\/:*?"<>|\n]{1,80} \\ )*) [^\s\\/:*?"<>|]*+
     | (?<![\w/.~:<-])
     (?: (?:~|\.{1,2})/[\w.+@%~-]++
       | /[\w.+@%~-]{2,}+/(?=[\w.+@%~-]{2})
       | /(?:etc|usr|tmp|var|home|opt|dev|mnt)\b
-      | [\w+-]++(?:/[\w.+@%~-]++)++ )
-    (?:/?[\w.+@%~-]++)*+ /?""",
+      | [\w+-]++(?>(?>/[\w.+@%~-]++)+) )
+    (?>(?>/?[\w.+@%~-]++)*) /?""",
     re.VERBOSE,
 )
 
@@ -194,10 +194,12 @@ _CURRENCY = (
     "USD|EUR|GBP|JPY|CHF|CAD|AUD|NZD|CNY|RMB|INR|RUB|SEK|NOK|DKK|PLN|CZK|HUF|BRL|MXN|ZAR|KRW|"
     "SGD|HKD|TRY|ILS|dollars?|euros?|pounds?|bucks|cents?|yen|yuan|rupees?|francs?|pesos?|kr|zł|Kč|руб|円|元|원"
 )
-_AMOUNT = r"(?:\d{1,3}(?:[.,'’\u00a0\u202f]\d{3})++(?:[.,]\d++)?+|\d++(?:[.,]\d++)*+|\.\d++)"
+_AMOUNT = (
+    r"(?:\d{1,3}(?>(?>[.,'’\u00a0\u202f]\d{3})+)(?>(?>[.,]\d++)?)|\d++(?>(?>[.,]\d++)*)|\.\d++)"
+)
 _SCALE = r"(?:[ \u00a0]?(?:thousand|million|billion|trillion|mio|mrd|mln|bn|mm|[kmb]))(?!\w)"
-_CLOCK = r"\d{1,2}(?:[:.]\d{2})?+"
-_HALF = r"[ap](?:m|\.[ ]?m(?:\.(?![ ]+(?-i:[A-Z])|[ ]*+(?:\n|\Z)))?+)(?!\w)"
+_CLOCK = r"\d{1,2}(?>(?>[:.]\d{2})?)"
+_HALF = r"[ap](?:m|\.[ ]?m(?>(?>\.(?![ ]+(?-i:[A-Z])|[ ]*+(?:\n|\Z)))?))(?!\w)"
 _UNITS = (
     "kg|mg|g|km|cm|mm|m|ft|lbs?|oz|[kmgt]b|[kmg]?hz|[kmg]?wh?|mmbtus?|[bm]cf|h|hrs?|mins?|secs?|"
     "ms|s|yrs?|px|pt|c|f|v"
@@ -225,8 +227,8 @@ _NUMERIC = re.compile(
         | \d{{2,4}}[年년](?:[ ]?\d{{1,2}}[月월](?:[ ]?\d{{1,2}}[日일])?)?
         | \d{{1,2}}[月월][ ]?\d{{1,2}}[日일] )
     | (?P<time>
-          (?:{_CLOCK}[ ]?[-–][ ]?)?+{_CLOCK}[ ]?{_HALF}
-        | \d{{1,2}}(?::\d{{2}}){{1,2}}+(?:[ ]?{_HALF})?+(?!\w)
+          (?>(?>{_CLOCK}[ ]?[-–][ ]?)?){_CLOCK}[ ]?{_HALF}
+        | \d{{1,2}}(?>(?>:\d{{2}}){{1,2}})(?>(?>[ ]?{_HALF})?)(?!\w)
         | \d{{1,2}}[hH](?:\d{{2}})?(?!\w)
         | {_CLOCK}[ ]Uhr(?!\w)
         | \d{{1,2}}[時시点](?:[ ]?\d{{1,2}}[分분])? )
@@ -234,11 +236,11 @@ _NUMERIC = re.compile(
           [$€£¥₹₩₽₪฿][ ]?{_AMOUNT}(?:{_SCALE})?(?:[ ]?(?:{_CURRENCY})(?!{_W}))?
         | {_AMOUNT}(?:{_SCALE})?[ \u00a0]?(?:[$€£¥₹₩₽₪฿](?!\d)|(?:{_CURRENCY})(?!{_W})) )
     | (?P<phone>
-          \+\d{{1,3}}(?:[ .-]?\(\d{{1,4}}\))?(?:[ ./-]?\d{{1,5}}){{2,6}}+(?!\w)
-        | \(\+?\d{{2,5}}\)[ ]?\d{{2,8}}(?:[ .-]\d{{2,5}}){{0,4}}+(?!\w)
+          \+\d{{1,3}}(?:[ .-]?\(\d{{1,4}}\))?(?>(?>[ ./-]?\d{{1,5}}){{2,6}})(?!\w)
+        | \(\+?\d{{2,5}}\)[ ]?\d{{2,8}}(?>(?>[ .-]\d{{2,5}}){{0,4}})(?!\w)
         | (?:1[-. ])?\d{{3}}[-. /]\d{{3}}[-. ]\d{{4}}(?!\w)
         | \d{{3}}[-.]\d{{4}}(?!\w|[.,]\d)
-        | 0\d{{1,4}}[ /-]\d{{3,8}}(?:[ -]\d{{2,5}}){{0,3}}+(?!\w)
+        | 0\d{{1,4}}[ /-]\d{{3,8}}(?>(?>[ -]\d{{2,5}}){{0,3}})(?!\w)
         | \d{{2}}(?:[ .-]\d{{2}}){{4}}(?!\w)
         | \d{{10,11}}(?!\w|[.,]\d) )
     | (?P<number>
@@ -306,11 +308,13 @@ _LAST_WORD = re.compile(r"(?<![^\W])[^\W\d_]{1,12}\Z")
 
 _KEY_BLOCK = re.compile(
     r"-----BEGIN [A-Z ]{0,40}(?:PRIVATE|SECRET|ENCRYPTED)[A-Z ]{0,40}-----"
-    r"(?:(?!-----END)[\s\S])*+(?:-----END [A-Z ]{0,60}-----)?"
+    r"(?>(?>(?!-----END)[\s\S])*)(?:-----END [A-Z ]{0,60}-----)?"
 )
 # Runs that may be keys: of 8 characters, or of 6 where there are digits.
 _RUN, _SHORT_RUN = (
-    re.compile(rf"(?<![A-Za-z0-9+/=_-])[A-Za-z0-9+/=_-]{{{least},}}+(?:\.[A-Za-z0-9_-]{{10,}}+)*+")
+    re.compile(
+        rf"(?<![A-Za-z0-9+/=_-])[A-Za-z0-9+/=_-]{{{least},}}+(?>(?>\.[A-Za-z0-9_-]{{10,}}+)*)"
+    )
     for least in (8, 6)
 )
 _FIVE_DIGITS = re.compile(r"\d{5}")
@@ -325,7 +329,7 @@ _PREFIX = re.compile(
 )
 _HEX = re.compile(r"(?=[a-f]*\d)[0-9a-f]{16,}+(?![0-9A-Za-z])", re.IGNORECASE)
 _GROUPS = re.compile(
-    r"(?=[A-Za-z-]*\d)[0-9A-Za-z]{4,8}(?:-[0-9A-Za-z]{4,8}){2,}+\Z|[A-Z]{5}(?:-[A-Z]{5}){2,}+\Z"
+    r"(?=[A-Za-z-]*\d)[0-9A-Za-z]{4,8}(?>(?>-[0-9A-Za-z]{4,8}){2,})\Z|[A-Z]{5}(?>(?>-[A-Z]{5}){2,})\Z"
 )
 _MIXED = re.compile(r"[A-Za-z]\d++[A-Za-z]|\d[A-Za-z]++\d")
 # Sunshine99: the passwords that people make. Numbers of bits are technical: base64, sha256, win32.
@@ -344,11 +348,11 @@ _DIGEST = re.compile(r"(?<!\w)(?:SHA-?\d{1,3}|MD5):[A-Za-z0-9+/=:_-]{16,}+", re.
 _IPV4 = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?!\w|\.\d)")
 # Colons or dashes between pairs: an address of hardware, a fingerprint. Colons: an IPv6 address.
 _PAIRS = re.compile(
-    r"(?<![\w:-])[0-9A-Fa-f]{2}(?:([:-])[0-9A-Fa-f]{2})(?:\1[0-9A-Fa-f]{2}){4,}+(?!\w)"
+    r"(?<![\w:-])[0-9A-Fa-f]{2}(?:([:-])[0-9A-Fa-f]{2})(?>(?>\1[0-9A-Fa-f]{2}){4,})(?!\w)"
 )
 _IPV6 = re.compile(
     r"(?<![\w:])(?=[0-9a-f:]{0,40}?(?:::|(?::[0-9a-f]{1,4}){7}))[0-9a-f]{1,4}"
-    r"(?:::?[0-9a-f]{1,4}){2,7}+(?:::)?(?![\w:])",
+    r"(?>(?>::?[0-9a-f]{1,4}){2,7})(?:::)?(?![\w:])",
     re.IGNORECASE,
 )
 # Number plates of Germany and Britain, and the British National Insurance number.
@@ -492,7 +496,7 @@ def _announced(text: str, digits: bool) -> Iterator[tuple[int, int, int]]:
                 yield start, _more_digits(text, start, end), _RANK["secret"]
 
 
-_MORE_DIGITS = re.compile(r"(?:[ -]\d{2,8}){1,5}+(?!\w)")
+_MORE_DIGITS = re.compile(r"(?>(?>[ -]\d{2,8}){1,5})(?!\w)")
 
 
 def _more_digits(text: str, start: int, end: int) -> int:
@@ -504,8 +508,8 @@ def _more_digits(text: str, start: int, end: int) -> int:
 
 # --- names --------------------------------------------------------------------------------------
 
-_CAPITALIZED = re.compile(rf"[A-Z\u00c0-\U0010ffff](?<!{_W}.)(?:{_W}|['’](?=[A-Z]))*+")
-_LETTERS = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*+")
+_CAPITALIZED = re.compile(rf"[A-Z\u00c0-\U0010ffff](?<!{_W}.)(?>(?>{_W}|['’](?=[A-Z]))*)")
+_LETTERS = re.compile(r"[^\W\d_]+(?>(?>['’][^\W\d_]+)*)")
 
 
 @lru_cache(maxsize=4096)

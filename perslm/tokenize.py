@@ -156,7 +156,9 @@ _MARKS = (
 
 _UNSPACED = "\u0e00-\u0eff\u0f40-\u0fbc\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff"
 _LETTER = rf"[^\W_{_UNSPACED}\U00020000-\U0003ffff]"
-_RUN = rf"(?:[A-Za-z0-9]++|{_LETTER}++|[{_MARKS}]++)++"
+# Groups that shall not give back what they took are atomic, each turn and all of them: possessive
+# ones, (?:…)*+, are matched wrongly by Python before 3.11.5.
+_RUN = rf"(?>(?>[A-Za-z0-9]++|{_LETTER}++|[{_MARKS}]++)+)"
 _EMOJI = (
     "\u203c\u2049\u2139\u2190-\u21ff\u231a-\u23ff\u24c2\u25aa-\u25fe\u2600-\u27bf\u2934\u2935"
     "\u2b05-\u2b55\u3030\u303d\u3297\u3299\U0001f000-\U0001faff"
@@ -169,12 +171,12 @@ _CLUSTER_MARKS = (
 _TOKEN = re.compile(
     rf"""
     [\ufdd0-\ufddf]
-  | (?:{_LETTER}\.(?!\.)){{2,}}+(?:{_LETTER}(?!{_LETTER}))?+ | [Pp]h\.[Dd]\.?(?!{_LETTER})
-  | {_RUN}(?:(?:['&_·-]|(?<=\d)[.,](?=\d)){_RUN})*+(?:\.(?!\.))?+
+  | (?>(?>{_LETTER}\.(?!\.)){{2,}})(?>(?>{_LETTER}(?!{_LETTER}))?) | [Pp]h\.[Dd]\.?(?!{_LETTER})
+  | {_RUN}(?>(?>(?:['&_·-]|(?<=\d)[.,](?=\d)){_RUN})*)(?>(?>\.(?!\.))?)
   | '(?:[sdmt]|ll|re|ve|em|til|cause|n)(?!\w)
   | [:;=][-'^]?(?:[DPpOo)(](?!\w)|[)|](?!\w)|[/\\](?![\w/\\])) | </?3(?!\d) | \^_*\^ | -_+-
   | [\U0001f1e6-\U0001f1ff]{{2}}
-  | [{_EMOJI}](?:[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]|\u200d[{_EMOJI}])*+
+  | [{_EMOJI}](?>(?>[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]|\u200d[{_EMOJI}])*)
   | [\u30a1-\u30fa\u30fc]++
   | [{_CLUSTERED}][{_CLUSTER_MARKS}]*+
   | \.\.++ | [!?]++ | --++ | \*\*++ | ==++ | __++ | ~~++ | \#\#++ | \+\++ | <- | ->

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -122,3 +123,14 @@ def test_public_names_are_pinned() -> None:
         "search",
     ]
     assert all(hasattr(perslm, name) for name in perslm.__all__)
+
+
+def test_no_pattern_has_a_possessive_group() -> None:
+    """Python before 3.11.5 matches them wrongly (CPython issue 106052)."""
+    possessive = re.compile(r"\)(?:[*+?]|\{+[0-9,]+\}+)\+(?![ ])")
+    for package in ("perslm", "builders", "service"):
+        for path in (ROOT / package).rglob("*.py"):
+            code = "\n".join(
+                line.partition("# ")[0] for line in path.read_text("utf-8").split("\n")
+            )
+            assert not possessive.search(code), f"an atomic group, (?>(?>…)*), in {path.name}"
