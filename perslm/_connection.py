@@ -186,11 +186,12 @@ def _hosts(url: str) -> tuple[str, list[tuple[str, int]]]:
 
     ``redis+cluster://user:password@a:7000,b:7001`` names two nodes; one that answers is enough.
     """
-    parts = urlsplit(url.replace("+cluster", "", 1))
-    user, at, places = parts.netloc.rpartition("@")
+    scheme, _, rest = url.replace("+cluster", "", 1).partition("://")
+    end = next((i for i, c in enumerate(rest) if c in "/?#"), len(rest))
+    user, at, places = rest[:end].rpartition("@")
     first, *others = places.split(",")
     found = [urlsplit(f"//{other}") for other in others]
     return (
-        parts._replace(netloc=f"{user}{at}{first}").geturl(),
+        f"{scheme}://{user}{at}{first}{rest[end:]}",
         [(other.hostname or "", other.port or 6379) for other in found],
     )
