@@ -24,7 +24,7 @@ ifneq ($(shell command -v c++ g++ clang++),)
 test lint bench: export PERSLM_KERNEL ?= on
 endif
 
-.PHONY: demo test lint format bench results sanitize fuzz soak clean help
+.PHONY: demo test lint format bench results sanitize fuzz soak chaos clean help
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -35,7 +35,8 @@ demo: $(VENV)/.demo ## build models from fixtures/, serve them, compare beam sea
 
 test: $(VENV)/.test lint ## everything the project checks
 	@$(SHOW_BACKEND)
-	$(RUN)/python -m pytest
+	$(RUN)/python -m pytest --ignore=tests/cluster
+	$(RUN)/python -m pytest tests/cluster -n 1 -m "not chaos"
 	$(if $(filter off,$(PERSLM_KERNEL)),,PERSLM_KERNEL=off $(RUN)/python -m pytest $(TWIN))
 
 lint: $(VENV)/.test ## format, lint and types only
@@ -83,6 +84,9 @@ fuzz: build/fuzz/decode $(VENV)/.test ## damage payloads for SECONDS (600), hold
 
 soak: $(VENV)/.test ## serve for SECONDS (600) while store, network and clients break; SEED repeats a run
 	$(RUN)/python -m tests.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(JSON),--json $(JSON))
+
+chaos: $(VENV)/.test ## a Redis Cluster whose slots move and whose nodes die under load, with nothing lost
+	$(RUN)/python -m pytest tests/cluster -n 1
 
 build/fuzz/decode: tests/fuzz/decode.cpp $(KERNEL)
 	@command -v $(FUZZ_CXX) >/dev/null || { echo "make fuzz needs clang with libFuzzer, such as \

@@ -42,6 +42,7 @@ def counted(store: Store, user: str) -> list[bytes]:
     return sorted([*built, *(pending.mark for pending in stored.pending)])
 
 
+@pytest.mark.chaos
 def test_messages_are_kept_once_through_moves_and_a_failover(
     cluster: RedisCluster, store: Store
 ) -> None:

@@ -95,6 +95,7 @@ def repeated(call: Callable[[], _T]) -> Iterator[list[_T]]:
     assert not failures
 
 
+@pytest.mark.chaos
 def test_nobody_is_missed_in_a_listing_while_slots_move(
     cluster: RedisCluster, store: Store, everybody: list[str]
 ) -> None:
@@ -104,6 +105,7 @@ def test_nobody_is_missed_in_a_listing_while_slots_move(
     assert {user for found in listings for user in set(found) ^ set(everybody)} == set()
 
 
+@pytest.mark.chaos
 def test_nobody_is_missed_in_a_backup_while_slots_move(
     cluster: RedisCluster, store: Store, everybody: list[str], tmp_path: Path
 ) -> None:
