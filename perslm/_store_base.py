@@ -35,7 +35,13 @@ from perslm.encryption import (
     sealed,
     unsealed,
 )
-from perslm.errors import ArgumentError, DecryptionError, StoreError
+from perslm.errors import (
+    ArgumentError,
+    DecryptionError,
+    ForgottenError,
+    OptedOutError,
+    StoreError,
+)
 
 if TYPE_CHECKING:
     from perslm.rules import Rules
@@ -343,6 +349,19 @@ class Base:
 def _since(milliseconds: int) -> float | None:
     """Return how long ago a fence was put up that stays so long; None if there is none."""
     return FENCE_SECONDS - milliseconds / 1000 if milliseconds >= 0 else None
+
+
+def check_accepted(verdict: bytes) -> None:
+    """Raise the error of what PUBLISH or ADD answered, if both refuse so."""
+    if verdict == b"forgotten":
+        raise ForgottenError
+    if verdict == b"opted out":
+        raise OptedOutError
+    if verdict == b"encrypted":
+        raise StoreError(
+            "the user's models are encrypted: name the file of the master keys, "
+            "PERSLM_MASTER_KEYS=FILE"
+        )
 
 
 def new_nonce() -> bytes:

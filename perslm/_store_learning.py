@@ -12,14 +12,19 @@ from typing import TYPE_CHECKING, Final
 
 from perslm import _store_keys as keys
 from perslm import _store_scripts as scripts
-from perslm._store_base import RULES_TOO_BUSY, TOO_BUSY, TRIES, Base, new_nonce
+from perslm._store_base import (
+    RULES_TOO_BUSY,
+    TOO_BUSY,
+    TRIES,
+    Base,
+    check_accepted,
+    new_nonce,
+)
 from perslm._store_types import Pending, packed, packed_info, unpacked
 from perslm.encryption import sealed
 from perslm.errors import (
     ArgumentError,
     DecryptionError,
-    ForgottenError,
-    OptedOutError,
     StoreError,
     TooManyPendingError,
     VocabularyError,
@@ -91,19 +96,11 @@ class Learning(Base):
             )
             if verdict in (b"added", b"known"):
                 return bool(verdict == b"added")
-            if verdict == b"forgotten":
-                raise ForgottenError
-            if verdict == b"opted out":
-                raise OptedOutError
+            check_accepted(verdict)
             if verdict == b"vocabulary":
                 raise VocabularyMismatchError(unpacked(found), vocabulary)
             if verdict == b"full":
                 raise TooManyPendingError(MOST_PENDING)
-            if verdict == b"encrypted":
-                raise StoreError(
-                    "the user's models are encrypted: name the file of the master keys, "
-                    "PERSLM_MASTER_KEYS=FILE"
-                )
             base = base or self._empty(vocabulary)
         raise StoreError(TOO_BUSY)
 

@@ -46,8 +46,8 @@ local function id(wrapped) return string.sub(wrapped, 6, 21) end
 """
 
 # Reply: generation, fence, the two data keys ('': none), how many messages are pending, the
-# milliseconds that the fence of a deletion has left (-2: there is none), the revision of the rules,
-# and the source digest that was published.
+# milliseconds that the fence of a deletion has left (-2: there is none), the revision of the rules
+# ('1' if only the wish to have no model is left), and the source digest that was published.
 HEAD: Final = (
     _PRELUDE
     + """

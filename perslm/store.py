@@ -86,7 +86,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from perslm import _store_keys as keys
 from perslm import _store_scripts as scripts
 from perslm._changes import Change, Changes
-from perslm._store_base import FENCE_SECONDS, TOO_BUSY, TRIES, new_nonce
+from perslm._store_base import FENCE_SECONDS, TOO_BUSY, TRIES, check_accepted, new_nonce
 from perslm._store_keys import DEFAULT_TENANT, USER_ID_BYTES, check_tenant
 from perslm._store_learning import MOST_PENDING, VOCABULARY_BYTES, Learning
 from perslm._store_types import INFO_FIELDS, Head, Pending, Stored, UserInfo, packed_info
@@ -94,9 +94,7 @@ from perslm.encryption import MasterKeys
 from perslm.errors import (
     ArgumentError,
     BlobError,
-    ForgottenError,
     NoModelError,
-    OptedOutError,
     PublishConflictError,
     RulesError,
     StoreError,
@@ -372,19 +370,11 @@ class Store(Learning):
             )
             if verdict == b"published":
                 return int(generation)
-            if verdict == b"forgotten":
-                raise ForgottenError
-            if verdict == b"opted out":
-                raise OptedOutError
+            check_accepted(verdict)
             if verdict == b"conflict":
                 raise PublishConflictError(parent.generation, generation)
             if verdict == b"nothing":
                 raise NoModelError(_NOTHING_EARLIER)
-            if verdict == b"encrypted":
-                raise StoreError(
-                    "the user's models are encrypted: name the file of the master keys, "
-                    "PERSLM_MASTER_KEYS=FILE"
-                )
         raise StoreError(TOO_BUSY)  # another data key each time
 
 

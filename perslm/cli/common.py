@@ -18,6 +18,7 @@ from rich.console import Console
 
 from perslm._files import replacing
 from perslm.errors import NoModelError, VocabularyError
+from perslm.learned import current
 from perslm.model import DEFAULT_ESTIMATOR, PersonalModel, check_estimator
 from perslm.store import Store, open_store
 from perslm.vocabulary import Vocabulary
@@ -98,6 +99,21 @@ def load_model(store: Store, user: str, estimator: str = DEFAULT_ESTIMATOR) -> P
     model = store.load(user, estimator=check_estimator(estimator), strict=True)
     assert isinstance(model, PersonalModel)
     return model
+
+
+def read_model(store: Store, user: str, estimator: str) -> tuple[bytes, PersonalModel, Vocabulary]:
+    """Return the blob of a user's model as readers see it, the model, and its vocabulary.
+
+    For commands that show what is in it; others :func:`load_model`. Raises as that does.
+    """
+    stored = store.fetch(user)
+    if stored is None:
+        raise no_model()
+    data = current(stored, store.rules(None))
+    model = PersonalModel.from_blob(
+        data, generation=stored.generation, estimator=check_estimator(estimator)
+    )
+    return data, model, load_vocabulary(store, model)
 
 
 def load_vocabulary(store: Store, model: PersonalModel) -> Vocabulary:

@@ -26,6 +26,7 @@ from perslm.cli.common import (
     no_model,
     open_model,
     print_json,
+    read_model,
     stderr,
     stdout,
     write_bytes,
@@ -34,7 +35,7 @@ from perslm.cli.nightly import LedgerOption, ledger_folder
 from perslm.errors import ArgumentError, SourceError
 from perslm.explain import frequent, readable
 from perslm.learned import current
-from perslm.model import DEFAULT_ESTIMATOR, PersonalModel, check_estimator
+from perslm.model import DEFAULT_ESTIMATOR
 from perslm.store import open_store
 
 
@@ -198,20 +199,20 @@ def inspect(
     """
     with open_store(store, patient=True) as opened:
         model = load_model(opened, user, estimator)
-        info, stored = opened.info(user), opened.fetch(user)
-        rules = opened.rules(user) | opened.rules(None)
+        stored, everybody = opened.fetch(user), opened.rules(None)
         vocabulary = load_vocabulary(opened, model) if top else None
-    if info is None or stored is None:
+    if stored is None:
         raise no_model()
+    rules = everybody if stored.rules is None else everybody | stored.rules
     if validate:
         model.automaton.validate()
     facts = {
         "user": user,
         "order": model.order,
         "ngrams": list(model.ngrams),
-        "bytes": info.bytes,
+        "bytes": stored.bytes,
         "generation": model.generation,
-        "created": datetime.fromtimestamp(info.created, UTC).isoformat(timespec="seconds"),
+        "created": datetime.fromtimestamp(stored.created, UTC).isoformat(timespec="seconds"),
         "messages": model.metadata.messages,
         "tokens": model.tokens,
         "vocabulary": model.vocabulary_fingerprint,
@@ -251,22 +252,14 @@ def export(
     user: UserArgument,
     format: Annotated[ExportFormat, typer.Option(help="arpa (text), fst (OpenFst), blob (ours).")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The file to write.")],
-    estimator: EstimatorOption = "katz",
+    estimator: EstimatorOption = "katz",  # an automaton has no global LM to fall back on
     store: StoreOption = None,
     json: JsonOption = False,
 ) -> None:
     """Write a user's model to a file. It holds what the user wrote: treat it as their mail."""
     check_writable(output)
     with open_store(store, patient=True) as opened:
-        stored = opened.fetch(user)
-        if stored is None:
-            raise no_model()
-        data = current(stored, opened.rules(None))
-        # by default Katz: an automaton has no global LM to fall back on
-        model = PersonalModel.from_blob(
-            data, generation=stored.generation, estimator=check_estimator(estimator)
-        )
-        vocabulary = load_vocabulary(opened, model)
+        data, model, vocabulary = read_model(opened, user, estimator)
     if format is ExportFormat.ARPA:
         from perslm import arpa
 

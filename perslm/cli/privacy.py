@@ -16,9 +16,8 @@ from perslm.cli.common import (
     StoreOption,
     UserArgument,
     add_command,
-    load_vocabulary,
-    no_model,
     print_json,
+    read_model,
     stderr,
     stdout,
 )
@@ -26,8 +25,7 @@ from perslm.cli.nightly import LedgerOption, ledger_folder
 from perslm.errors import ArgumentError
 from perslm.explain import Step, readable
 from perslm.explain import explain as steps_of
-from perslm.learned import current
-from perslm.model import DEFAULT_ESTIMATOR, PersonalModel, check_estimator
+from perslm.model import DEFAULT_ESTIMATOR
 from perslm.rules import Rules
 from perslm.store import Store, open_store
 from perslm.vocabulary import Vocabulary
@@ -74,14 +72,7 @@ def explain(
     contexts (context, total, distinct, cut, count, logprob, weight).
     """
     with open_store(store, patient=True) as opened:
-        stored = opened.fetch(user)
-        if stored is None:
-            raise no_model()
-        data = current(stored, opened.rules(None))
-        model = PersonalModel.from_blob(
-            data, generation=stored.generation, estimator=check_estimator(estimator)
-        )
-        vocabulary = load_vocabulary(opened, model)
+        data, model, vocabulary = read_model(opened, user, estimator)
     counts = blob.decode(data).counts
     steps: list[Step] = []
     for sequence in vocabulary.encode(text):

@@ -34,14 +34,8 @@ from tests.service.support import FINGERPRINT, USER, settings
 
 NOT_TOLD = [positive_data_acceptance, not_a_server_error]
 USERS = ("nobody", USER, USER, "broken/blob", "a/b c%", "ö" * 128)
-EXAMPLES = {  # that requests are sound so seldom is no concern here
-    "/v1/score": [
-        example["value"]
-        for example in openapi.SCORE["requestBody"]["content"]["application/json"][
-            "examples"
-        ].values()
-    ]
-}
+SCORES = openapi.SCORE["requestBody"]["content"]["application/json"]["examples"]
+SOUND = {"/v1/score": [one["value"] for one in SCORES.values()]}  # those of a document are rarely
 ROUTES = [
     ("POST", "/v1/score"),
     ("GET", "/v1/users/{user}/model"),
@@ -91,7 +85,7 @@ def test_the_service_does_what_its_document_says(
     operation = schemathesis.openapi.from_url(f"{url}/openapi.json")[path][method]
     cases = st.one_of(*(operation.as_strategy(generation_mode=mode) for mode in GenerationMode))
     statuses = set()
-    sound = EXAMPLES.get(path, [])
+    sound = SOUND.get(path, [])
 
     @given(case=cases, data=st.data())
     @hypothesis_settings(
@@ -130,17 +124,14 @@ def test_the_document_is_one(store: Store) -> None:
     assert sorted(told) == sorted(ROUTES)
 
 
-@pytest.mark.parametrize(
-    "name", openapi.SCORE["requestBody"]["content"]["application/json"]["examples"]
-)
+@pytest.mark.parametrize("name", SCORES)
 def test_the_examples_are_requests(name: str, store: Store) -> None:
-    examples = openapi.SCORE["requestBody"]["content"]["application/json"]["examples"]
     with running(settings(), store) as url:
         call = Caller(url)
-        reply = call.score(examples[name]["value"], "json")
+        reply = call.score(SCORES[name]["value"], "json")
         assert reply.status == 200
         assert reply.json["status"] == "vocabulary_mismatch"
-        known = {**examples[name]["value"], "vocabulary": FINGERPRINT, "histories": [[0, 2]]}
+        known = {**SCORES[name]["value"], "vocabulary": FINGERPRINT, "histories": [[0, 2]]}
         if "candidates" in known:
             known["candidates"] = [[2, 3]]
         assert json.loads(call.score(known, "json").body)["status"] == "ok"
