@@ -104,6 +104,13 @@ class Place:
             )
         return report
 
+    def lose_the_store(self) -> None:
+        """Delete all keys of the tenant's people, without a trace."""
+        keys = self.store._connection.client()
+        for user in PEOPLE:
+            for key in keys.keys(f"*{self.store.tenant}*{user}*"):
+                keys.delete(key)
+
     def models(self) -> dict[str, bytes]:
         """Everybody's model."""
         found = {user: self.store.fetch(user) for user in self.store.users()}
@@ -272,10 +279,7 @@ def test_a_user_whom_the_ledger_forgets_while_a_build_reads_stays_away(place: Pl
 def test_a_store_that_lost_everything_gets_it_back(place: Place) -> None:
     place.night(ALL)
     before = place.models()
-    for user in PEOPLE:
-        keys = place.store._connection.client()
-        for key in keys.keys(f"*{place.store.tenant}*{user}*"):
-            keys.delete(key)
+    place.lose_the_store()
     assert place.models() == {}
     place.night([])
     assert place.models() == before
@@ -286,10 +290,7 @@ def test_an_older_backup_is_brought_up_to_date(place: Place, tmp_path: Path) -> 
     backup(place.store, tmp_path / "older", Hook())
     place.night(ALL)
     before = place.models()
-    for user in PEOPLE:
-        keys = place.store._connection.client()
-        for key in keys.keys(f"*{place.store.tenant}*{user}*"):
-            keys.delete(key)
+    place.lose_the_store()
     restore(place.store, tmp_path / "older", Hook())
     assert place.models() != before
     place.night([])
